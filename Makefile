@@ -1,0 +1,46 @@
+PY ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0  # make run TORCH=torch TORCH_INDEX="--index-url ..." for another build
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+
+.PHONY: setup run test check format serve bench
+
+setup: $(VENV)/.ok
+
+$(VENV)/.ok: pyproject.toml constraints.txt
+	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@echo "Setting up $(VENV) (torch first; this takes a minute or two)"
+	@$(PY) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q $(TORCH) $(TORCH_INDEX)
+	@$(BIN)/python -m pip install -q -e '.[trainer]' -c constraints.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.ok
+	@echo "Adding what the tests need"
+	@$(BIN)/python -m pip install -q -e '.[trainer,test]' -c constraints.txt
+	@touch $@
+
+# The main job: does dropout help a small MLP on real MNIST digits, where, and how much?
+run: $(VENV)/.ok
+	@$(BIN)/dropt run --model mlp --dataset mnist10k
+
+serve: $(VENV)/.ok
+	$(BIN)/dropt serve
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m "not soak and not gpu and not netns"
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# dropt against Optuna + PyTorch by hand, the same work on the same cores; takes a few minutes.
+bench: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/search.py

@@ -1,0 +1,1 @@
+"""All SQL: tables, connections, and one module per noun."""

@@ -1,0 +1,1 @@
+"""Decisions: arms, proposals, pruning, evidence and the verdict."""

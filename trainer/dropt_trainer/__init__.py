@@ -1,0 +1,1 @@
+"""Trainer of dropt: sites, masks and fused packs for PyTorch modules."""
