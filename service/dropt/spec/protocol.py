@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from dropt.spec.inspection import Inspection
+from dropt.spec.inspection import Inspection, Kind
 from dropt.spec.job import (
     MAX_SLOTS,
     Metric,
@@ -187,7 +187,7 @@ class Lease(Answer):
     training: Training
     objective: Objective
     slots: int = Field(default=1, description="Trials that may train at once.")
-    columns: dict[str, tuple[str, ...]] = Field(
+    columns: dict[str, tuple[Kind, ...]] = Field(
         default_factory=dict, description="Site to kinds that any trial of the pack may use."
     )
     rungs: tuple[int, ...] = ()

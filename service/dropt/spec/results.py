@@ -106,8 +106,8 @@ class LookRead(Answer):
     examples: int
     level: float
     effect: float
-    interval: tuple[float, float]
-    df: float
+    interval: tuple[float, float] | None
+    df: float | None
     ms_seed: float
     ms_example: float
     ms_residual: float
@@ -362,7 +362,8 @@ class DatasetRead(Answer):
         return cls(
             name=offer.name, kind=kind, task=offer.task, rows=offer.rows,
             input_shape=offer.input_shape, classes=offer.classes, licence=offer.licence,
-            source=offer.source, sha256=offer.sha256, split_rows={str(name): rows for name, rows in offer.split_rows.items()},
+            source=offer.source, sha256=offer.sha256,
+            split_rows={str(name): rows for name, rows in offer.split_rows.items()},
             workers=workers,
         )  # fmt: skip
 

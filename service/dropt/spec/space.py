@@ -99,4 +99,5 @@ class Space(Record):
     sites: tuple[Site, ...]
     excluded: tuple[Excluded, ...] = ()
     groups: tuple[Group, ...]
+    slots: int = Field(default=1, ge=1, description="Trials of a pack, as the probe found best.")
     also: dict[str, Range | float]

@@ -1,7 +1,11 @@
 """The tables: our truth. Every row has a project, and every function here filters by it."""
 
 from datetime import UTC, datetime
+from functools import cache
+from typing import Any
 
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -21,6 +25,19 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from dropt.spec.inspection import Inspection
+from dropt.spec.job import JobSpec
+from dropt.spec.protocol import (
+    DatasetOffer,
+    InspectionFailure,
+    ModelOffer,
+    Registration,
+    ReportAnswer,
+    TrialParams,
+)
+from dropt.spec.results import Failure, VerdictRead
+from dropt.spec.space import Dropout, Space
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -39,12 +56,36 @@ class UtcTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"a time needs its zone, received {value.isoformat()}")
         return value if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Document(TypeDecorator[Any]):
+    """A value of `dropt.spec`, stored as JSON and read back as the same value."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, schema: Any) -> None:  # any type that pydantic validates
+        super().__init__(none_as_null=True)
+        self.schema = schema
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> object:
+        return None if value is None else to_jsonable_python(value, by_alias=True)
+
+    def process_result_value(self, value: object, dialect: Dialect) -> Any:
+        return None if value is None else _adapter(self.schema).validate_python(value)
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
 
 
 def _project() -> Column[str]:
@@ -68,7 +109,7 @@ worker = Table(
     Column("id", String(40), primary_key=True),
     _project(),
     Column("name", String(200), nullable=False),
-    Column("registration", JSON, nullable=False),
+    Column("registration", Document(Registration), nullable=False),
     Column("state", String(16), nullable=False),  # live | draining | gone
     _at("registered_at", nullable=False),
     _at("last_seen_at", nullable=False),
@@ -82,7 +123,7 @@ dataset = Table(
     Column("name", String(200), nullable=False),
     Column("kind", String(16), nullable=False),  # offered | uploaded
     Column("sha256", String(64), nullable=False),
-    Column("offer", JSON, nullable=False),
+    Column("offer", Document(DatasetOffer), nullable=False),
     Column("bytes", BigInteger),
     _at("created_at", nullable=False),
     UniqueConstraint("project", "name"),
@@ -94,7 +135,7 @@ model_offer = Table(
     Column("worker_id", String(40), ForeignKey("worker.id"), primary_key=True),
     Column("name", String(200), primary_key=True),
     _project(),
-    Column("offer", JSON, nullable=False),
+    Column("offer", Document(ModelOffer), nullable=False),
     Index(None, "project", "name"),
 )
 
@@ -113,13 +154,13 @@ inspection = Table(
     Column("id", String(40), primary_key=True),
     _project(),
     Column("key", String(64), nullable=False),  # SHA-256 of model, arguments, data, loss, batch
-    Column("request", JSON, nullable=False),
+    Column("request", Document(dict[str, Any]), nullable=False),
     Column("state", String(16), nullable=False),  # waiting | running | done | failed
     Column("attempt", Integer, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("lease_id", String(40)),
-    Column("result", JSON),
-    Column("failure", JSON),
+    Column("result", Document(Inspection)),
+    Column("failure", Document(InspectionFailure)),
     _at("created_at", nullable=False),
     _at("finished_at"),
     UniqueConstraint("project", "key"),
@@ -132,7 +173,7 @@ job = Table(
     _project(),
     Column("revision", Integer, nullable=False),
     Column("name", String(200), nullable=False),
-    Column("labels", JSON, nullable=False),
+    Column("labels", Document(dict[str, str]), nullable=False),
     Column("priority", Integer, nullable=False),
     Column("model", String(200), nullable=False),
     Column("dataset", String(200), nullable=False),
@@ -140,14 +181,14 @@ job = Table(
     Column("phase", String(16)),
     Column("ended_by", String(16)),
     Column("reason", Text),
-    Column("spec", JSON, nullable=False),
+    Column("spec", Document(JobSpec), nullable=False),
     Column("inspection_id", String(40), ForeignKey("inspection.id")),
-    Column("space", JSON),
+    Column("space", Document(Space)),
     Column("min_effect", Float),  # frozen when the comparison starts
     Column("detectable_effect", Float),
-    Column("warnings", JSON, nullable=False),
-    Column("failure", JSON),
-    Column("verdict", JSON),  # the latest VerdictRead
+    Column("warnings", Document(tuple[str, ...]), nullable=False),
+    Column("failure", Document(Failure)),
+    Column("verdict", Document(VerdictRead)),  # the latest VerdictRead
     Column("verdict_word", String(32)),
     Column("event_sequence", Integer, nullable=False),
     _at("created_at", nullable=False),
@@ -170,7 +211,9 @@ arm = Table(
     Column("issued", Integer, nullable=False),
     Column("study", String(120)),
     Column("study_id", Integer),  # of Optuna, null until mirrored
-    Column("winner", JSON),  # {trial, params, rates}: what the comparison trains
+    Column(
+        "winner", Document(dict[str, Any])
+    ),  # {trial, params, rates}: what the comparison trains
 )
 
 trial = Table(
@@ -187,9 +230,11 @@ trial = Table(
     Column("seed_index", String(80), nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("epochs", Integer, nullable=False),
-    Column("params", JSON, nullable=False),
-    Column("rates", JSON, nullable=False),  # true rate by group
-    Column("sites", JSON, nullable=False),  # dropout by site, rates above 0 only
+    Column("params", Document(TrialParams), nullable=False),
+    Column("rates", Document(dict[str, float]), nullable=False),  # true rate by group
+    Column(
+        "sites", Document(dict[str, Dropout]), nullable=False
+    ),  # dropout by site, rates above 0 only
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("failures", Integer, nullable=False),
@@ -198,7 +243,7 @@ trial = Table(
     Column("worker_id", String(40), ForeignKey("worker.id")),
     Column("stop_requested", Boolean, nullable=False),
     Column("value", Float),  # the objective on validation, of the epoch that counts
-    Column("values", JSON, nullable=False),
+    Column("values", Document(dict[str, dict[str, float | None]]), nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("best_epoch", Integer),
     Column("reason", String(32)),
@@ -237,7 +282,7 @@ measurement = Table(
     Column("train_loss", Float),
     Column("train_eval_loss", Float),
     Column("validation_loss", Float),
-    Column("metrics", JSON, nullable=False),
+    Column("metrics", Document(dict[str, float | None]), nullable=False),
     Column("seconds", Float, nullable=False),
     _at("at", nullable=False),
 )
@@ -257,9 +302,19 @@ lease = Table(
     Column("expires_at", Float, nullable=False),  # seconds since 1970 by the database's clock
     Column("sequence", Integer, nullable=False),  # of the last report taken, 0 before the first
     Column("body_sha256", String(64)),
-    Column("answer", JSON),
+    Column("answer", Document(ReportAnswer)),
     _at("created_at", nullable=False),
     Index(None, "worker_id", "is_open"),
+)
+
+lease_trial = Table(  # what a worker was given and has not ended: from this it is told "lost"
+    "lease_trial",
+    metadata,
+    Column("lease_id", String(40), ForeignKey("lease.id"), primary_key=True),
+    Column("trial_id", String(40), ForeignKey("trial.id"), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    _project(),
+    Index(None, "trial_id"),
 )
 
 event = Table(
@@ -271,7 +326,7 @@ event = Table(
     Column("type", String(40), nullable=False),
     Column("trial_id", String(40)),
     Column("attempt", Integer),
-    Column("data", JSON, nullable=False),
+    Column("data", Document(dict[str, Any]), nullable=False),
     _at("at", nullable=False),
 )
 
@@ -301,7 +356,7 @@ verdict = Table(
     Column("look", Integer, primary_key=True),  # from 1; immutable once written
     _project(),
     Column("decision", String(32), nullable=False),
-    Column("result", JSON, nullable=False),
+    Column("result", Document(dict[str, Any]), nullable=False),
     _at("created_at", nullable=False),
 )
 
@@ -313,7 +368,7 @@ idempotency = Table(
     Column("key", String(255), primary_key=True),
     Column("body_sha256", String(64), nullable=False),
     Column("status", Integer, nullable=False),
-    Column("headers", JSON, nullable=False),
-    Column("answer", JSON),
+    Column("headers", Document(dict[str, str]), nullable=False),
+    Column("answer", Document(Any)),
     _at("created_at", nullable=False),
 )

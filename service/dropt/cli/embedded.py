@@ -1,0 +1,99 @@
+"""A service on a free loopback port that lives as long as one command."""
+
+import json
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dropt import errors
+from dropt.cli.child import spawn
+from dropt.cli.hosting import TICK_S, address_of, listen
+from dropt.cli.problems import WorkerMissing
+from dropt.errors import DroptError, ServiceUnreachable
+
+MODULE = "dropt.cli.hosting"
+PATIENCE_S = 25.0  # workers have 20 s to give their work back
+
+
+class Embedded:
+    """The child process that serves, seen from its parent."""
+
+    def __init__(self, process: subprocess.Popen[str], address: str, state: Path) -> None:
+        self.address = address
+        self._process = process
+        self._state = state
+
+    def check(self) -> None:
+        """Raise what ended the service, if it has ended."""
+        if self._process.poll() is None:
+            return
+        assert self._process.stdout is not None
+        raise _failure(self._process.stdout.read(), self._state / "log")
+
+    def stop(self, patience_s: float = PATIENCE_S) -> None:
+        """End it in order; kill it when that takes too long."""
+        self._process.terminate()
+        try:
+            self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+@contextmanager
+def embedded(state: Path, *, n_workers: int) -> Iterator[Embedded]:
+    """A service over the state folder, with workers; ended with the block.
+
+    It may still be starting when the block begins: its socket listens, so requests wait for it.
+    """
+    (state / "log").mkdir(parents=True, exist_ok=True)
+    with listen("127.0.0.1", 0) as listener:
+        address = address_of(listener)
+        process = _start(listener, state, n_workers)
+    service = Embedded(process, address, state)
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+def wait_until_ready(service: Embedded, is_ready: Callable[[], bool]) -> None:
+    """Wait for a condition as long as the service lives."""
+    while not is_ready():
+        service.check()
+        time.sleep(TICK_S)
+
+
+def _start(listener: socket.socket, state: Path, n_workers: int) -> subprocess.Popen[str]:
+    """The key is for this service and its workers alone, and dies with them."""
+    descriptor = listener.fileno()
+    return spawn(
+        MODULE,
+        [str(descriptor), str(state), str(n_workers)],
+        log=state / "log" / "service.err",
+        environment={"DROPT_WORKER_KEY": secrets.token_urlsafe(32)},
+        stdout=subprocess.PIPE,
+        pass_fds=(descriptor,),
+    )
+
+
+def _failure(output: str, log_dir: Path) -> DroptError:
+    """The error that the child named in its last words, else where to look."""
+    lines = output.strip().splitlines()
+    try:
+        said = json.loads(lines[-1])
+        kind = _kinds()[said["code"]]
+        return kind(said["detail"])
+    except (IndexError, KeyError, ValueError, TypeError):
+        return ServiceUnreachable(f"The service ended by itself. Its log is in {log_dir}")
+
+
+def _kinds() -> dict[str, type[DroptError]]:
+    known = [errors.StateInUse, errors.SchemaMismatch, errors.NotReady, errors.StorageFull]
+    return {kind.code: kind for kind in (*known, errors.Internal, WorkerMissing)}

@@ -1,0 +1,35 @@
+"""Where log records go: JSON lines in a file, readable lines on a terminal."""
+
+import logging
+from pathlib import Path
+from typing import TextIO
+
+
+def log_to(target: Path | TextIO, level: str = "info") -> None:
+    """Send the log records of this process to a file (JSON) or a stream (text)."""
+    import structlog
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    handler: logging.Handler
+    renderer: structlog.typing.Processor
+    if isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(target, encoding="utf-8")
+        renderer = structlog.processors.JSONRenderer(default=str)
+    else:
+        handler = logging.StreamHandler(target)
+        renderer = structlog.dev.ConsoleRenderer(colors=target.isatty())
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

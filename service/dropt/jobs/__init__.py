@@ -1,0 +1,1 @@
+"""Use cases: what users and the API do with jobs, data sets and workers."""

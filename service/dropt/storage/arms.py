@@ -1,0 +1,104 @@
+"""Arms: the sides of a comparison, each with its own exact budget."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dropt.spec.ids import JobId
+from dropt.storage.tables import arm
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRow:
+    """One arm as it is stored; `issued` of `target` trials have been asked for."""
+
+    job_id: JobId
+    arm: str
+    project: str
+    searched: bool
+    target: int
+    issued: int
+    study: str | None
+    study_id: int | None
+    winner: dict[str, Any] | None
+
+
+def insert(
+    session: Session,
+    job_id: str,
+    name: str,
+    *,
+    project: str,
+    searched: bool,
+    target: int,
+    study: str | None = None,
+) -> ArmRow:
+    """Store a new arm of which nothing is issued."""
+    values = {
+        "job_id": job_id,
+        "arm": name,
+        "project": project,
+        "searched": searched,
+        "target": target,
+        "issued": 0,
+        "study": study,
+    }
+    row = session.execute(sqlalchemy.insert(arm).values(values).returning(*arm.c)).one()
+    return ArmRow(**row._asdict())
+
+
+def list_of(session: Session, job_id: str, *, project: str) -> list[ArmRow]:
+    """The arms of a job, by name."""
+    wanted = (arm.c.job_id == job_id, arm.c.project == project)
+    rows = session.execute(select(arm).where(*wanted).order_by(arm.c.arm))
+    return [ArmRow(**row._asdict()) for row in rows]
+
+
+def issue(session: Session, job_id: str, name: str, k: int, *, project: str) -> bool:
+    """Take `k` trials out of the budget; False, and nothing is taken, when fewer are left."""
+    taken = _update(job_id, name, project).where(arm.c.issued + k <= arm.c.target)
+    return _wins(session, taken.values(issued=arm.c.issued + k))
+
+
+def close(session: Session, job_id: str, name: str, *, project: str) -> bool:
+    """Give up the rest of the budget: the target becomes what is issued."""
+    return _wins(session, _update(job_id, name, project).values(target=arm.c.issued))
+
+
+def set_winner(session: Session, job_id: str, name: str, winner: object, *, project: str) -> bool:
+    """Store the configuration that the comparison trains."""
+    return _wins(session, _update(job_id, name, project).values(winner=winner))
+
+
+def set_study_id(session: Session, job_id: str, name: str, study_id: int, *, project: str) -> bool:
+    """Store the id that Optuna gave to the study."""
+    return _wins(session, _update(job_id, name, project).values(study_id=study_id))
+
+
+def try_lock(session: Session, job_id: str, name: str) -> bool:
+    """Be the one that schedules this arm until the transaction ends; False when another is.
+
+    PostgreSQL: an advisory lock of the transaction that writes our rows; a session lock can be
+    lost with its connection unnoticed. SQLite has one service process, and a writing
+    transaction has the database.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return True
+    digest = hashlib.sha256(f"{job_id}/{name}".encode()).digest()
+    key = int.from_bytes(digest[:8], "big", signed=True)
+    won: bool = session.scalars(select(func.pg_try_advisory_xact_lock(key))).one()
+    return won
+
+
+def _update(job_id: str, name: str, project: str) -> sqlalchemy.Update:
+    return sqlalchemy.update(arm).where(
+        arm.c.job_id == job_id, arm.c.arm == name, arm.c.project == project
+    )
+
+
+def _wins(session: Session, statement: sqlalchemy.Update) -> bool:
+    return session.scalars(statement.returning(arm.c.arm)).one_or_none() is not None

@@ -1,0 +1,413 @@
+"""Trials: one configuration trained with one seed. Claimed by leases, ended exactly once."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from dropt.errors import NotFound
+from dropt.spec.ids import JobId, LeaseId, TrialId, WorkerId, new_id
+from dropt.spec.protocol import Reason, TrialParams
+from dropt.spec.results import TrialPhase, TrialState
+from dropt.spec.space import Dropout
+from dropt.storage.clock import epoch_expression, now_expression
+from dropt.storage.losses import failures_after, is_spent, is_to_be_alone, losses_after
+from dropt.storage.tables import lease, lease_trial, trial
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    """One trial as it is stored."""
+
+    id: TrialId
+    project: str
+    job_id: JobId
+    arm: str
+    phase: TrialPhase
+    number: int
+    candidate: int | None
+    origin: TrialId | None
+    seed_index: str
+    seed: int
+    epochs: int
+    params: TrialParams
+    rates: dict[str, float]
+    sites: dict[str, Dropout]
+    state: TrialState
+    attempt: int
+    failures: int
+    losses: int
+    lease_id: LeaseId | None
+    worker_id: WorkerId | None
+    stop_requested: bool
+    value: float | None
+    values: dict[str, dict[str, float | None]]
+    epoch: int
+    best_epoch: int | None
+    reason: Reason | None
+    detail: str | None
+    seconds: float
+    optuna_id: int | None
+    mirrored: TrialState | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewTrial:
+    """What must be said of a trial before anybody trains it."""
+
+    job_id: JobId
+    arm: str
+    phase: TrialPhase
+    number: int  # from 0 within job, arm and phase
+    seed_index: str
+    seed: int
+    epochs: int
+    params: TrialParams
+    rates: Mapping[str, float]
+    sites: Mapping[str, Dropout]
+    candidate: int | None = None
+    origin: TrialId | None = None
+    optuna_id: int | None = None
+    mirrored: TrialState | None = None
+    id: TrialId = field(default_factory=lambda: TrialId(new_id("trl")))
+
+
+def insert_many(session: Session, trials: Sequence[NewTrial], *, project: str) -> list[TrialRow]:
+    """Store new trials, `waiting`, and return them in the order given."""
+    if not trials:
+        return []
+    rows = [
+        {
+            **{name: getattr(new, name) for name in NewTrial.__dataclass_fields__},
+            "rates": dict(new.rates),
+            "sites": dict(new.sites),
+            "project": project,
+        }
+        for new in trials
+    ]
+    start = insert(trial).values(
+        state="waiting", attempt=0, failures=0, losses=0, stop_requested=False,
+        values={}, epoch=0, seconds=0.0, created_at=now_expression(),
+    )  # fmt: skip
+    made = session.execute(start.returning(*trial.c, sort_by_parameter_order=True), rows)
+    return [TrialRow(**row._asdict()) for row in made]
+
+
+def get(session: Session, trial_id: str, *, project: str) -> TrialRow:
+    """The trial of that id.
+
+    Raises:
+        NotFound: no such trial, or another project's.
+    """
+    query = select(trial).where(trial.c.id == trial_id, trial.c.project == project)
+    row = session.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(f"No trial {trial_id}")
+    return TrialRow(**row._asdict())
+
+
+def list_of(
+    session: Session,
+    job_id: str,
+    *,
+    project: str,
+    arm: str | None = None,
+    phase: TrialPhase | None = None,
+    states: Collection[TrialState] = (),
+) -> list[TrialRow]:
+    """All trials of a job that fit, by number, then arm, then phase."""
+    wanted = _fitting(job_id, project, arm=arm, phase=phase, states=states)
+    in_order = (trial.c.number, trial.c.arm, trial.c.phase)
+    rows = session.execute(select(trial).where(*wanted).order_by(*in_order))
+    return [TrialRow(**row._asdict()) for row in rows]
+
+
+def list_page(
+    session: Session,
+    job_id: str,
+    *,
+    project: str,
+    limit: int,
+    order_by: Literal["number", "value"] = "number",
+    descending: bool = False,
+    after: tuple[float | None, str] | None = None,
+    arm: str | None = None,
+    phase: TrialPhase | None = None,
+    states: Collection[TrialState] = (),
+) -> list[TrialRow]:
+    """At most `limit` trials; those without a value come last in the order of values.
+
+    `after` is (number or value, id) of the last trial of the page before.
+    """
+    wanted = _fitting(job_id, project, arm=arm, phase=phase, states=states)
+    key: ColumnElement[Any] = trial.c.number if order_by == "number" else trial.c.value
+    if after is not None:
+        wanted.append(_comes_after(key, after, descending=descending))
+    in_order = (key.is_(None), key.desc() if descending else key.asc(), trial.c.id)
+    rows = session.execute(select(trial).where(*wanted).order_by(*in_order).limit(limit))
+    return [TrialRow(**row._asdict()) for row in rows]
+
+
+def counts(
+    session: Session, job_id: str, *, project: str
+) -> dict[tuple[str, TrialPhase, TrialState], int]:
+    """How many trials of a job there are, by arm, phase and state."""
+    kind = (trial.c.arm, trial.c.phase, trial.c.state)
+    wanted = _fitting(job_id, project)
+    rows = session.execute(select(*kind, func.count()).where(*wanted).group_by(*kind))
+    return {(arm, phase, state): n for arm, phase, state, n in rows}
+
+
+def count_failed(session: Session, job_id: str, *, project: str) -> int:
+    """How many trials of a job failed for another reason than diverging, which is a result."""
+    wanted = _fitting(job_id, project, states=("failed",))
+    failed = select(func.count()).select_from(trial).where(*wanted, trial.c.reason != "diverged")
+    return session.scalars(failed).one()
+
+
+def claim(
+    session: Session,
+    lease_id: str,
+    worker_id: str,
+    job_id: str,
+    phase: TrialPhase,
+    *,
+    project: str,
+    limit: int,
+    alone: bool = False,
+) -> list[TrialRow]:
+    """Take up to `limit` trials that wait, or that run under an expired lease: attempt + 1.
+
+    The order is by number, so that the arms go on evenly. Trials that are to be alone in
+    their lease (see `losses`) are left out; with `alone` one of them is taken, nothing else.
+    Two claims at once never take the same trial: PostgreSQL skips locked rows, on SQLite the
+    transaction has the database.
+    """
+    fits = is_to_be_alone if alone else ~is_to_be_alone
+    free = (
+        select(trial.c.id)
+        .outerjoin(lease, trial.c.lease_id == lease.c.id)
+        .where(*_fitting(job_id, project, phase=phase), _is_free(), ~is_spent, fits)
+        .order_by(trial.c.number, trial.c.arm)
+        .limit(min(limit, 1) if alone else limit)
+        .with_for_update(of=trial, skip_locked=True)
+    )
+    ids = session.scalars(free).all()
+    claimed = _start(session, ids, lease_id, worker_id) if ids else []
+    _give(session, lease_id, claimed, project=project)
+    for row in claimed:
+        logger.debug("lease.claimed", extra={"trial": row.id, "attempt": row.attempt})
+    return claimed
+
+
+def end_lost(session: Session, job_id: str, *, project: str) -> list[TrialRow]:
+    """End the trials whose last allowed attempt was lost with its process: `worker-lost`."""
+    spent = (
+        select(trial.c.id)
+        .outerjoin(lease, trial.c.lease_id == lease.c.id)
+        .where(*_fitting(job_id, project), _is_free(), is_spent)
+        .order_by(trial.c.id)
+        .with_for_update(of=trial, skip_locked=True)
+    )
+    ended = (
+        update(trial)
+        .where(trial.c.id.in_(session.scalars(spent).all()))
+        .values(
+            state="failed", reason="worker-lost", lease_id=None, finished_at=now_expression(),
+            losses=losses_after, failures=failures_after,
+            detail="the worker was lost each time that it trained this trial alone",
+        )
+    )  # fmt: skip
+    rows = session.execute(ended.returning(*trial.c))
+    return [TrialRow(**row._asdict()) for row in rows]
+
+
+def finish(
+    session: Session,
+    trial_id: str,
+    attempt: int,
+    *,
+    project: str,
+    state: TrialState,
+    **values: Any,
+) -> bool:
+    """End a trial that runs under this attempt; False when it does not."""
+    ended = (
+        update(trial)
+        .where(*_running(project), trial.c.id == trial_id, trial.c.attempt == attempt)
+        .values(state=state, finished_at=now_expression(), lease_id=None, **values)
+        .returning(trial.c.id)
+    )
+    won = session.scalars(ended).one_or_none() is not None
+    if won:
+        _take_from_lease(session, [trial_id])
+    return won
+
+
+def requeue(
+    session: Session,
+    ids: Collection[str],
+    *,
+    project: str,
+    lease_id: str | None = None,
+    failed: bool = False,
+    **values: Any,
+) -> list[TrialId]:
+    """Let running trials wait again: given back or, with `failed`, failed with a retry left.
+
+    With `lease_id` only those that still belong to it. Returns which ones changed.
+    """
+    wanted = [*_running(project), trial.c.id.in_(ids)]
+    if lease_id is not None:
+        wanted.append(trial.c.lease_id == lease_id)
+    changed = (
+        update(trial)
+        .where(*wanted)
+        .values(state="waiting", lease_id=None, failures=trial.c.failures + int(failed), **values)
+        .returning(trial.c.id)
+    )
+    given_back = [TrialId(id) for id in sorted(session.scalars(changed))]
+    _take_from_lease(session, given_back)
+    return given_back
+
+
+def cancel_open(
+    session: Session,
+    job_id: str,
+    *,
+    project: str,
+    phase: TrialPhase | None = None,
+    states: Collection[TrialState] = ("waiting", "running"),
+) -> list[TrialRow]:
+    """End every trial of the job that is in these states; its worker is told to drop it."""
+    cancelled = (
+        update(trial)
+        .where(*_fitting(job_id, project, phase=phase, states=states))
+        .values(state="cancelled", finished_at=now_expression(), lease_id=None)
+        .returning(*trial.c)
+    )
+    return [TrialRow(**row._asdict()) for row in session.execute(cancelled)]
+
+
+def request_stop(session: Session, ids: Collection[str], *, project: str) -> None:
+    """Ask the worker to end these trials at their last measured epoch: pruned."""
+    session.execute(
+        update(trial).where(*_running(project), trial.c.id.in_(ids)).values(stop_requested=True)
+    )
+
+
+def unmirrored(session: Session, job_id: str, limit: int, *, project: str) -> list[TrialRow]:
+    """At most `limit` search trials whose state Optuna has not been told, by arm and number."""
+    wanted = (
+        *_fitting(job_id, project, phase="search"),
+        trial.c.mirrored.is_distinct_from(trial.c.state),
+    )
+    in_order = (trial.c.arm, trial.c.number)
+    rows = session.execute(select(trial).where(*wanted).order_by(*in_order).limit(limit))
+    return [TrialRow(**row._asdict()) for row in rows]
+
+
+def unmirrored_jobs(session: Session) -> list[tuple[str, JobId]]:
+    """(project, job) of all jobs with a search trial whose state Optuna has not been told."""
+    is_behind = trial.c.mirrored.is_distinct_from(trial.c.state)
+    jobs = select(trial.c.project, trial.c.job_id).where(trial.c.phase == "search", is_behind)
+    return [(project, job_id) for project, job_id in session.execute(jobs.distinct())]
+
+
+def set_mirrored(
+    session: Session, trial_id: str, optuna_id: int, state: TrialState, *, project: str
+) -> None:
+    """Note that Optuna knows the trial under `optuna_id` in this state."""
+    session.execute(
+        update(trial)
+        .where(trial.c.id == trial_id, trial.c.project == project)
+        .values(optuna_id=optuna_id, mirrored=state)
+    )
+
+
+def _fitting(
+    job_id: str,
+    project: str,
+    *,
+    arm: str | None = None,
+    phase: TrialPhase | None = None,
+    states: Collection[TrialState] = (),
+) -> list[ColumnElement[bool]]:
+    wanted = [trial.c.job_id == job_id, trial.c.project == project]
+    if arm is not None:
+        wanted.append(trial.c.arm == arm)
+    if phase is not None:
+        wanted.append(trial.c.phase == phase)
+    if states:
+        wanted.append(trial.c.state.in_(states))
+    return wanted
+
+
+def _comes_after(
+    key: ColumnElement[Any], after: tuple[float | None, str], *, descending: bool
+) -> ColumnElement[bool]:
+    value, last_id = after
+    if value is None:
+        return and_(key.is_(None), trial.c.id > last_id)
+    beyond = key < value if descending else key > value
+    return or_(key.is_(None), beyond, and_(key == value, trial.c.id > last_id))
+
+
+def _is_free() -> ColumnElement[bool]:
+    is_expired = lease.c.expires_at < epoch_expression()
+    return or_(trial.c.state == "waiting", and_(trial.c.state == "running", is_expired))
+
+
+def _running(project: str) -> tuple[ColumnElement[bool], ...]:
+    return (trial.c.project == project, trial.c.state == "running")
+
+
+def _start(session: Session, ids: Sequence[str], lease_id: str, worker_id: str) -> list[TrialRow]:
+    started = (
+        update(trial)
+        .where(trial.c.id.in_(ids))
+        .values(
+            state="running", attempt=trial.c.attempt + 1, lease_id=lease_id, worker_id=worker_id,
+            losses=losses_after, failures=failures_after,
+            started_at=func.coalesce(trial.c.started_at, now_expression()),
+        )
+        .returning(*trial.c)
+    )  # fmt: skip
+    rows = [TrialRow(**row._asdict()) for row in session.execute(started)]
+    return sorted(rows, key=lambda row: (row.number, row.arm))
+
+
+def _give(session: Session, lease_id: str, claimed: Sequence[TrialRow], *, project: str) -> None:
+    """Note what the worker was given; a lease may get back a trial that it had lost."""
+    if not claimed:
+        return
+    ids = [row.id for row in claimed]
+    session.execute(
+        delete(lease_trial).where(
+            lease_trial.c.lease_id == lease_id, lease_trial.c.trial_id.in_(ids)
+        )
+    )
+    given = [
+        {"lease_id": lease_id, "trial_id": row.id, "attempt": row.attempt, "project": project}
+        for row in claimed
+    ]
+    session.execute(insert(lease_trial), given)
+
+
+def _take_from_lease(session: Session, ids: Collection[str]) -> None:
+    """Forget who was given the current attempt of these trials: the worker ended it itself."""
+    current = select(trial.c.attempt).where(trial.c.id == lease_trial.c.trial_id).scalar_subquery()
+    session.execute(
+        delete(lease_trial).where(
+            lease_trial.c.trial_id.in_(ids), lease_trial.c.attempt == current
+        )
+    )

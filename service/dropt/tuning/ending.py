@@ -1,0 +1,62 @@
+"""The end of a job: succeeded with a verdict, failed with a reason, or cancelled."""
+
+import logging
+
+from dropt.spec.results import EndedBy, Failure, JobState, VerdictRead
+from dropt.storage import arms, events, jobs, trials
+from dropt.storage.clock import now_expression
+from dropt.storage.jobs import JobRow
+from dropt.storage.session import Session
+from dropt.tuning.service import Service
+
+logger = logging.getLogger(__name__)
+
+
+def finish(
+    service: Service,
+    job: JobRow,
+    verdict: VerdictRead | None,
+    *,
+    state: JobState = "succeeded",
+    ended_by: EndedBy = "budget",
+    failure: Failure | None = None,
+) -> None:
+    """End a job once; its open trials are cancelled, its samplers forgotten."""
+    answer = {} if verdict is None else {"verdict": verdict, "verdict_word": verdict.verdict}
+    with service.job_lock(job.id), service.database.writing() as session:
+        moved = jobs.move(
+            session, job.id, project=job.project, from_=("queued", "running", "cancelling"),
+            state=state, phase=None, ended_by=ended_by, failure=failure,
+            reason=None if failure is None else failure.message, finished_at=now_expression(),
+            **answer,
+        )  # fmt: skip
+        if not moved:
+            return
+        drop_open_trials(session, job)
+        if verdict is not None:
+            events.record(
+                session, job.id, "verdict.updated", project=job.project, verdict=verdict.verdict,
+                provisional=False,
+            )  # fmt: skip
+        events.record(
+            session, job.id, "job.finished", project=job.project, state=state, ended_by=ended_by
+        )
+    service.forget(job.id)
+    logger.info("job.finished", extra={"job": job.id, "state": state})
+
+
+def fail(service: Service, job: JobRow, reason: str, message: str) -> None:
+    """End a job as failed, for a reason that its user reads."""
+    failure = Failure(reason=reason, message=message)
+    finish(service, job, None, state="failed", ended_by="failure", failure=failure)
+
+
+def drop_open_trials(session: Session, job: JobRow) -> None:
+    """Cancel what waits or runs, and give up the rest of the budgets."""
+    for row in trials.cancel_open(session, job.id, project=job.project):
+        events.record(
+            session, job.id, "trial.cancelled", project=job.project, trial=row.id,
+            attempt=row.attempt,
+        )  # fmt: skip
+    for arm in arms.list_of(session, job.id, project=job.project):
+        arms.close(session, job.id, arm.arm, project=job.project)

@@ -1,0 +1,78 @@
+"""The trials that each arm begins with, before a sampler proposes any."""
+
+from collections.abc import Iterator, Mapping
+from math import sqrt
+from statistics import fmean
+from typing import Final
+
+from dropt.spec.job import Search
+from dropt.spec.protocol import TrialParams
+from dropt.spec.space import Dropout, Group, Range, Space
+from dropt.tuning.points import Point, code_of, is_with_dropout, place, rate_of
+from dropt.tuning.space import DIGITS
+
+USUAL_RATE: Final = 0.2  # what a practitioner tries first
+
+
+def first_trials(space: Space, search: Search, arm: str, *, target: int) -> tuple[Point, ...]:
+    """The queued trials of an arm, each once, at most `target`; all with default nuisances.
+
+    With dropout: the placements of the user, 0.2 everywhere, the start of each group, each group
+    alone. Without: the defaults.
+    """
+    params = default_params(space)
+    if not is_with_dropout(arm):
+        return (place(space, params, {}),)[:target]
+    distinct: list[Point] = []
+    for point in _with_dropout(space, search, params):
+        if point not in distinct:
+            distinct.append(point)
+    return tuple(distinct[:target])
+
+
+def default_params(space: Space) -> TrialParams:
+    """The middle of each range, the geometric one where it is logarithmic."""
+    return TrialParams(**{name: _middle(of) for name, of in space.also.items()})
+
+
+def usual_rate(group: Group) -> float:
+    """0.2, or the nearest rate that the group can have when it is on."""
+    return rate_of(group, code_of(group, USUAL_RATE))
+
+
+def point_of(space: Space, params: TrialParams, placement: Mapping[str, float]) -> Point:
+    """A placement of the user, trained exactly as it is given.
+
+    Its sites need not agree within a group, nor be searched: the rate of a group is then the
+    mean over its sites, which is what a sampler learns of it.
+    """
+    kinds = {site.site: site.kinds[0] for site in space.sites}
+    kinds |= {site: group.kind for group in space.groups for site in group.sites}
+    rates = {
+        group.group: round(fmean(placement.get(site, 0.0) for site in group.sites), DIGITS)
+        for group in space.groups
+    }
+    sites = {
+        site: Dropout(kind=kinds[site], rate=rate) for site, rate in placement.items() if rate > 0
+    }
+    return Point(params=params, rates=rates, sites=sites)
+
+
+def _with_dropout(space: Space, search: Search, params: TrialParams) -> Iterator[Point]:
+    for placement in search.start_from:
+        yield point_of(space, params, placement)
+    yield place(space, params, {group.group: usual_rate(group) for group in space.groups})
+    yield place(space, params, {group.group: group.start for group in space.groups})
+    for alone in space.groups:
+        rates = {
+            group.group: group.start if group is alone or group.always_on else 0.0
+            for group in space.groups
+        }
+        yield place(space, params, rates)
+
+
+def _middle(of: Range | float) -> float:
+    if not isinstance(of, Range):
+        return of
+    middle = sqrt(of.low) * sqrt(of.high) if of.log else (of.low + of.high) / 2
+    return min(max(float(f"{middle:.4g}"), of.low), of.high)

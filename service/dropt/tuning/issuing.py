@@ -1,0 +1,102 @@
+"""New search trials: asked from the samplers, issued against the budget, stored as waiting."""
+
+import logging
+from collections import Counter
+
+from dropt.spec.job import Arm
+from dropt.storage import arms, jobs, trials
+from dropt.storage.arms import ArmRow
+from dropt.storage.jobs import JobRow
+from dropt.storage.trials import NewTrial
+from dropt.tuning.sampling import Proposal
+from dropt.tuning.seeds import search_index, trial_seed
+from dropt.tuning.service import Service
+
+logger = logging.getLogger(__name__)
+
+MAX_OPEN = 16  # per arm: TPE that lies about 16 running trials is nearly as good as one by one
+SEARCHED: tuple[Arm, ...] = ("without", "with")
+
+
+def ensure_waiting(service: Service, job: JobRow, wanted: int) -> None:
+    """Issue trials until `wanted` of them wait, as far as budgets and open trials allow.
+
+    The arm with the fewest issued trials comes first, so that both go on evenly. Proposals are
+    drawn before the transaction: drawing takes longer than a writer may hold the database.
+    """
+    with service.job_lock(job.id):
+        numbers = _numbers_to_issue(service, job, wanted)
+        if not numbers:
+            return
+        proposals = {
+            arm: [service.memory(job, arm).ask(number) for number in found]
+            for arm, found in numbers.items()
+        }
+        if not _store(service, job, proposals):
+            service.forget(job.id)
+
+
+def _numbers_to_issue(service: Service, job: JobRow, wanted: int) -> dict[str, list[int]]:
+    """The numbers of the next trials, by arm."""
+    with service.database.reading() as session:
+        rows = arms.list_of(session, job.id, project=job.project)
+        counts = trials.counts(session, job.id, project=job.project)
+    n_open: Counter[str] = Counter()
+    n_waiting = 0
+    for (arm, phase, state), n in counts.items():
+        if phase == "search" and state in ("waiting", "running"):
+            n_open[arm] += n
+            n_waiting += n if state == "waiting" else 0
+    issued = {row.arm: row.issued for row in rows if row.searched}
+    found: dict[str, list[int]] = {}
+    for _ in range(wanted - n_waiting):
+        free = [row for row in rows if _has_room(row, issued, n_open)]
+        if not free:
+            break
+        arm = min(free, key=lambda row: issued[row.arm]).arm
+        found.setdefault(arm, []).append(issued[arm])
+        issued[arm] += 1
+        n_open[arm] += 1
+    return found
+
+
+def _has_room(row: ArmRow, issued: dict[str, int], n_open: Counter[str]) -> bool:
+    return row.searched and issued[row.arm] < row.target and n_open[row.arm] < MAX_OPEN
+
+
+def _store(service: Service, job: JobRow, proposals: dict[str, list[Proposal]]) -> bool:
+    """Take the trials out of the budgets and store them; False when the job has moved on."""
+    with service.database.writing() as session:
+        current = jobs.lock(session, job.id, project=job.project)
+        if (current.state, current.phase) != ("running", "search"):
+            return False
+        issued = {
+            row.arm: row.issued for row in arms.list_of(session, job.id, project=job.project)
+        }
+        for arm, asked in proposals.items():
+            if issued[arm] != asked[0].number:
+                return False  # another service was first; its trials are learnt when rebuilt
+            if not arms.issue(session, job.id, arm, len(asked), project=job.project):
+                return False
+        new = [_new_trial(job, arm, one) for arm, asked in proposals.items() for one in asked]
+        trials.insert_many(session, new, project=job.project)
+        logger.debug("arm.issued", extra={"job": job.id, "trials": len(new)})
+    for arm in proposals:
+        logger.debug("study.asked", extra={"job": job.id, "arm": arm})
+    return True
+
+
+def _new_trial(job: JobRow, arm: str, proposal: Proposal) -> NewTrial:
+    index = search_index(arm, proposal.number)
+    return NewTrial(
+        job_id=job.id,
+        arm=arm,
+        phase="search",
+        number=proposal.number,
+        seed_index=index,
+        seed=trial_seed(job.spec.search.seed, "search", index),
+        epochs=job.spec.training.epochs,
+        params=proposal.point.params,
+        rates=proposal.point.rates,
+        sites=proposal.point.sites,
+    )

@@ -1,0 +1,231 @@
+"""The life of a job: one step forward at a time, each in a transaction that may be repeated."""
+
+import logging
+from collections.abc import Callable
+
+from dropt.errors import InvalidRequest
+from dropt.spec.job import JobSpec
+from dropt.spec.protocol import DatasetOffer
+from dropt.spec.results import Cost, JobState, TrialState
+from dropt.spec.space import Space
+from dropt.storage import arms, datasets, events, inspections, jobs, trials, workers
+from dropt.storage.clock import now_expression
+from dropt.storage.inspections import InspectionRow
+from dropt.storage.jobs import JobRow
+from dropt.storage.session import Session
+from dropt.tuning import gathering
+from dropt.tuning.budget import is_search_over_time
+from dropt.tuning.comparison import untested
+from dropt.tuning.configurations import candidate_of
+from dropt.tuning.ending import fail, finish
+from dropt.tuning.issuing import SEARCHED
+from dropt.tuning.looks import CAPS
+from dropt.tuning.service import Service
+from dropt.tuning.shortlist import ARMS, ArmName, is_eligible
+from dropt.tuning.space import build_space
+from dropt.tuning.verdict import Reason, not_tested
+from dropt.tuning.work import inspection_key, inspection_request
+
+logger = logging.getLogger(__name__)
+
+QUEUED: tuple[JobState, ...] = ("queued",)
+RUNNING: tuple[JobState, ...] = ("running",)
+WAITING: tuple[TrialState, ...] = ("waiting",)
+TRAINING: tuple[TrialState, ...] = ("running",)
+
+
+def advance(service: Service, job: JobRow) -> None:
+    """Take a job one step forward, if it can go; the same step twice changes nothing more."""
+    step = _STEPS.get((job.state, job.phase if job.state == "running" else None))
+    if step is not None:
+        step(service, job)
+
+
+def _start(service: Service, job: JobRow) -> None:
+    """A queued job starts as soon as a live worker offers its model and has its data."""
+    with service.database.writing() as session:
+        catalogue = workers.offers(session, project=job.project)
+        model = catalogue.models.get(job.model)
+        data = catalogue.datasets.get(job.dataset)
+        reason = None
+        if model is None or model.n_workers == 0:
+            reason = f"Waiting for a worker that offers model '{job.model}'."
+        elif data is None or (data.kind == "offered" and data.n_workers == 0):
+            reason = f"Waiting for a worker that has data set '{job.dataset}'."
+        if reason is not None:
+            if reason != job.reason:
+                jobs.update(session, job.id, project=job.project, reason=reason)
+            return
+        assert data is not None  # else there was a reason
+        inspection_id = inspections.request(
+            session,
+            inspection_key(job.spec),
+            inspection_request(job, uploaded=data.kind == "uploaded"),
+            project=job.project,
+        )
+        moved = jobs.move(
+            session, job.id, project=job.project, from_=QUEUED, state="running",
+            phase="preparing", inspection_id=inspection_id, started_at=now_expression(),
+            reason="A worker looks for the sites of the model.",
+        )  # fmt: skip
+        if moved:
+            _record_phase(session, job, "preparing")
+
+
+def _prepare(service: Service, job: JobRow) -> None:
+    """Lay out groups, arms and budgets once the model was inspected."""
+    assert job.inspection_id is not None  # requested when the job started
+    with service.database.reading() as session:
+        row = inspections.get(session, job.inspection_id, project=job.project)
+    if row.state == "failed":
+        assert row.failure is not None  # stored with the state
+        fail(service, job, row.failure.reason, row.failure.detail)
+    elif row.state == "done":
+        try:
+            space = _space_of(row, job.spec)
+        except InvalidRequest as error:
+            fail(service, job, error.errors[0].code if error.errors else error.code, str(error))
+            return
+        _lay_out(service, job, row, space)
+
+
+def _space_of(row: InspectionRow, spec: JobSpec) -> Space:
+    assert row.result is not None  # an inspection that is done has one
+    probe = row.result.probe
+    slots = 1 if probe is None or probe.lane == "solo" else probe.slots
+    return build_space(row.result, spec.search).model_copy(update={"slots": slots})
+
+
+def _lay_out(service: Service, job: JobRow, row: InspectionRow, space: Space) -> None:
+    assert row.result is not None  # an inspection that is done has one
+    found = tuple(f"{one.code}: {one.message}" for one in row.result.findings)
+    with service.database.writing() as session:
+        moved = jobs.move(
+            session, job.id, project=job.project, from_=RUNNING, phase="search", space=space,
+            warnings=(*job.warnings, *found), search_started_at=now_expression(), reason=None,
+        )  # fmt: skip
+        if not moved or arms.list_of(session, job.id, project=job.project):
+            return
+        probe = None if row.result.probe is None else row.result.probe.model_dump()
+        events.record(
+            session, job.id, "inspection.done", project=job.project, sites=len(space.sites),
+            groups=len(space.groups), probe=probe,
+        )  # fmt: skip
+        for arm in job.spec.compare.arms:
+            is_searched = arm in SEARCHED
+            arms.insert(
+                session, job.id, arm, project=job.project, searched=is_searched,
+                target=job.spec.budget.trials if is_searched else 0,
+                study=f"{job.id}/{arm}" if is_searched else None,
+            )  # fmt: skip
+            events.record(session, job.id, "arm.created", project=job.project, arm=arm)
+        _record_phase(session, job, "search")
+
+
+def _search(service: Service, job: JobRow) -> None:
+    """End the search when every trial of every arm has ended, or the time is up."""
+    with service.database.reading() as session:
+        rows = [row for row in arms.list_of(session, job.id, project=job.project) if row.searched]
+        counts = trials.counts(session, job.id, project=job.project)
+        over_time = is_search_over_time(session, job)
+        n_failed = trials.count_failed(session, job.id, project=job.project)
+    if n_failed > job.spec.budget.max_failed_trials:
+        fail(
+            service, job, "max_failed_trials",
+            f"{n_failed} trials failed, allowed are {job.spec.budget.max_failed_trials}; "
+            "see the reasons under /trials?state=failed",
+        )  # fmt: skip
+        return
+    n_open = sum(
+        n for (_, phase, state), n in counts.items()
+        if phase == "search" and state in ("waiting", "running")
+    )  # fmt: skip
+    is_issued = all(row.issued >= row.target for row in rows)
+    if over_time and not (is_issued and n_open == 0):
+        _close_search(service, job)
+    elif is_issued and n_open == 0:
+        _end_search(service, job)
+
+
+def _close_search(service: Service, job: JobRow) -> None:
+    """The time is up: nothing more is issued, what waits is dropped, what runs ends now."""
+    with service.job_lock(job.id), service.database.writing() as session:
+        for arm in SEARCHED:
+            arms.close(session, job.id, arm, project=job.project)
+        waiting = trials.cancel_open(
+            session, job.id, project=job.project, phase="search", states=WAITING
+        )
+        for row in waiting:
+            events.record(
+                session, job.id, "trial.cancelled", project=job.project, trial=row.id,
+                attempt=row.attempt, reason="time",
+            )  # fmt: skip
+        running = trials.list_of(
+            session, job.id, project=job.project, phase="search", states=TRAINING
+        )
+        trials.request_stop(session, [row.id for row in running], project=job.project)
+
+
+def _end_search(service: Service, job: JobRow) -> None:
+    reason = _why_not_tested(service, job)
+    with service.database.writing() as session:
+        if not jobs.move(
+            session, job.id, project=job.project, from_=RUNNING, phase="evidence",
+            search_ended_at=now_expression(), reason=None,
+        ):  # fmt: skip
+            return
+        if reason is None:
+            _record_phase(session, job, "evidence")
+            return
+    with service.database.reading() as session:
+        cost = Cost(device_seconds=gathering.device_seconds(session, job))
+    finish(service, job, untested(job, reason, (), cost))
+
+
+def _why_not_tested(service: Service, job: JobRow) -> Reason | None:
+    with service.database.reading() as session:
+        offer = datasets.get(session, job.dataset, project=job.project).offer
+        rows = trials.list_of(session, job.id, project=job.project, phase="search")
+    evidence = job.spec.evidence
+    is_compared = all(arm in job.spec.compare.arms for arm in ARMS)
+    decision = not_tested(
+        evidence=evidence is not False,
+        n_test_examples=n_test_rows(offer, job.spec),
+        n_seeds_possible=CAPS[evidence.effort] if evidence is not False else 0,
+        arms_finished=is_compared
+        and all(_has_finished(arm, [row for row in rows if row.arm == arm]) for arm in ARMS),
+    )
+    return None if decision is None else decision.reason
+
+
+def n_test_rows(offer: DatasetOffer, spec: JobSpec) -> int:
+    """Test rows of the split that the job uses; a hash split by class may have a few more."""
+    split = spec.dataset.split
+    if split is None or split.method == "given":
+        return offer.split_rows.get("test", 0)
+    if split.test == 0:
+        return 0
+    return offer.rows - int(split.train * offer.rows) - int(split.validation * offer.rows)
+
+
+def _has_finished(arm: ArmName, rows: list[trials.TrialRow]) -> bool:
+    return any(is_eligible(arm, candidate_of(row)) for row in rows)
+
+
+def _cancel(service: Service, job: JobRow) -> None:
+    finish(service, job, None, state="cancelled", ended_by="cancelled")
+
+
+def _record_phase(session: Session, job: JobRow, phase: str) -> None:
+    events.record(session, job.id, "job.phase", project=job.project, phase=phase)
+    logger.debug("phase.advanced", extra={"job": job.id, "phase": phase})
+
+
+_Step = Callable[[Service, JobRow], None]
+_STEPS: dict[tuple[JobState, str | None], _Step] = {
+    ("queued", None): _start,
+    ("running", "preparing"): _prepare,
+    ("running", "search"): _search,
+    ("running", "evidence"): gathering.gather,
+    ("cancelling", None): _cancel,
+}

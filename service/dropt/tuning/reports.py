@@ -1,0 +1,359 @@
+"""What a worker reports of its lease: measured, finished, and how many slots are free.
+
+A report is stored whole or not at all, and its answer with it, so that a repetition gets the
+same answer. Only the fence (`leases.hold`) decides whether a worker may still write.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dropt.errors import FieldError, InvalidRequest, LeaseLost, SequenceMismatch
+from dropt.spec.ids import TrialId
+from dropt.spec.protocol import Finished, Measurement, Report, ReportAnswer
+from dropt.spec.results import TrialState
+from dropt.storage import (
+    arms,
+    artifacts,
+    events,
+    inspections,
+    jobs,
+    leases,
+    measurements,
+    trials,
+    workers,
+)
+from dropt.storage.jobs import JobRow
+from dropt.storage.leases import LeaseRow
+from dropt.storage.session import Session
+from dropt.storage.trials import TrialRow
+from dropt.tuning.issuing import ensure_waiting
+from dropt.tuning.pruning import Decision, RungScore, judge
+from dropt.tuning.score_files import read_scores
+from dropt.tuning.service import Service
+from dropt.tuning.work import assignment, job_rungs
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3  # attempts of a trial that may have caused their failure itself
+RETRIED = ("error", "out_of_memory", "unsupported")
+
+
+@dataclass(frozen=True)
+class End:
+    """What becomes of a trial that its worker has ended: final, or waiting for a retry."""
+
+    state: TrialState
+    value: float | None = None
+    reason: str | None = None
+    is_retry: bool = False
+
+
+def take_report(
+    service: Service, lease_id: str, report: Report, body_sha256: str, *, project: str
+) -> ReportAnswer:
+    """Store a report and say what to do next.
+
+    Raises:
+        NotFound: no such lease.
+        LeaseLost: a trial is held by another attempt; nothing is stored.
+        SequenceMismatch: the report is neither the next nor a repetition of the last.
+    """
+    logger.debug("report.received", extra={"lease": lease_id, "sequence": report.sequence})
+    with service.database.reading() as session:
+        lease = leases.get(session, lease_id, project=project)
+    if _is_repetition(lease, report, body_sha256):
+        return _repeat(service, lease, project=project)
+    if lease.kind == "inspect":
+        answer = _take_inspection(service, lease, report, body_sha256, project=project)
+    else:
+        answer = _take_trials(service, lease, report, body_sha256, project=project)
+    logger.debug("report.stored", extra={"lease": lease_id, "sequence": report.sequence})
+    service.wake.set()
+    return answer
+
+
+def give_back_trials(session: Session, lease: LeaseRow, *, project: str) -> None:
+    """Close a lease; what it still holds waits again, and counts as no loss."""
+    held = [one.id for one in leases.held_trials(session, lease.id, project=project)]
+    for trial_id in trials.requeue(session, held, project=project, lease_id=lease.id):
+        assert lease.job_id is not None  # a lease with trials has a job
+        events.record(
+            session, lease.job_id, "trial.given_back", project=project, trial=trial_id,
+            lease=lease.id,
+        )  # fmt: skip
+    if lease.inspection_id is not None:
+        inspections.requeue(session, lease.inspection_id, lease.id, project=project)
+    leases.close(session, lease.id, project=project)
+
+
+def end_of(finished: Finished, trial: TrialRow, job: JobRow) -> End:
+    """What the end that a worker reports means for the trial.
+
+    A value that is not finite is a failure, whatever the worker calls it.
+    """
+    if finished.outcome == "failed":
+        is_retry = finished.reason in RETRIED and trial.failures + 1 < MAX_FAILURES
+        return End("failed", reason=finished.reason or "error", is_retry=is_retry)
+    value = objective_value(finished.values.get("validation", {}), job)
+    if value is None and finished.outcome == "completed":
+        return End("failed", reason="diverged")
+    return End("completed" if finished.outcome == "completed" else "pruned", value=value)
+
+
+def objective_value(values: Any, job: JobRow) -> float | None:
+    """The objective among values of a split; None when it is missing or not finite."""
+    value = values.get(job.spec.objective.metric)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _is_repetition(lease: LeaseRow, report: Report, body_sha256: str) -> bool:
+    return report.sequence == lease.sequence and body_sha256 == lease.body_sha256
+
+
+def _repeat(service: Service, lease: LeaseRow, *, project: str) -> ReportAnswer:
+    """The stored answer with a fresh time to live: the lease is renewed once more."""
+    assert lease.answer is not None  # stored with the sequence
+    with service.database.writing() as session:
+        leases.renew(
+            session, [lease.id], lease.worker_id, project=project, lease_s=service.lease_s
+        )
+    return lease.answer.model_copy(update={"expires_in": service.lease_s})
+
+
+def _check_sequence(lease: LeaseRow, report: Report) -> None:
+    if report.worker != lease.worker_id:
+        raise InvalidRequest.of(
+            FieldError("/worker", "not-the-holder", "The lease belongs to another worker.",
+                       received=report.worker)
+        )  # fmt: skip
+    if report.sequence != lease.sequence + 1:
+        raise SequenceMismatch(expected=lease.sequence + 1, received=report.sequence)
+
+
+def _take_inspection(
+    service: Service, lease: LeaseRow, report: Report, body_sha256: str, *, project: str
+) -> ReportAnswer:
+    found = report.inspection
+    outcome = None if found is None else (found.result or found.failure)
+    with service.database.writing() as session:
+        current = leases.get(session, lease.id, project=project, lock=True)
+        _check_sequence(current, report)
+        if outcome is not None and lease.inspection_id is not None:
+            held = inspections.finish(
+                session, lease.inspection_id, lease.id, outcome, project=project
+            )
+            if not held:
+                raise LeaseLost([], lease_held=False)
+        if report.done:
+            give_back_trials(session, current, project=project)
+        return _answer(session, service, current, report, body_sha256, end=True)
+
+
+def _take_trials(
+    service: Service, lease: LeaseRow, report: Report, body_sha256: str, *, project: str
+) -> ReportAnswer:
+    assert lease.job_id is not None  # a lease to train has a job
+    with service.database.reading() as session:
+        job = jobs.get(session, lease.job_id, project=project)
+        named = {pair[0] for pair in _pairs(report)}
+        rows = {id: trials.get(session, id, project=project) for id in sorted(named)}
+    ends = {
+        TrialId(one.trial): end_of(one, rows[TrialId(one.trial)], job) for one in report.finished
+    }
+    for one in report.finished:
+        _check_scores(service, one, project=project)
+    try:
+        _foretell(service, job, ends, rows)
+        if job.phase == "search" and job.state == "running" and not report.done:
+            ensure_waiting(service, job, report.free_slots)
+        return _store(service, lease, job, report, body_sha256, ends)
+    except Exception:
+        service.forget(job.id)  # the samplers were told of ends that were not stored
+        raise
+
+
+def _check_scores(service: Service, one: Finished, *, project: str) -> None:
+    """Refuse an end whose scores are not here or cannot be read."""
+    for sha256 in one.scores.values():
+        with service.database.reading() as session:
+            is_known = artifacts.exists(session, sha256, project=project)
+        if not is_known or not service.artifacts.has(sha256):
+            raise InvalidRequest.of(
+                FieldError(
+                    "/finished", "unknown-artifact",
+                    "The artifact is not here; upload it, then send the report again.",
+                    received=sha256,
+                )
+            )  # fmt: skip
+        read_scores(service.artifacts.path(sha256))
+
+
+def _foretell(
+    service: Service, job: JobRow, ends: dict[TrialId, End], rows: dict[TrialId, TrialRow]
+) -> None:
+    """Tell the samplers before they are asked again; the same ends are stored right after."""
+    searched = [rows[id] for id, end in ends.items() if not end.is_retry]
+    for known in service.known(job, [row for row in searched if row.phase == "search"]):
+        end = ends[known.trial]
+        ended = replace(known, state=end.state, value=end.value, diverged=end.reason == "diverged")
+        service.memory(job, rows[known.trial].arm).tell(ended)
+
+
+def _store(
+    service: Service,
+    lease: LeaseRow,
+    job: JobRow,
+    report: Report,
+    body_sha256: str,
+    ends: dict[TrialId, End],
+) -> ReportAnswer:
+    project = job.project
+    with service.database.writing() as session:
+        job = jobs.lock(session, job.id, project=project)
+        current = leases.get(session, lease.id, project=project, lock=True)
+        _check_sequence(current, report)
+        _hold(session, current, report, project=project)
+        measurements.add_many(session, report.measurements, project=project)
+        for measured in report.measurements:
+            _decide_rung(session, job, measured)
+        for finished in report.finished:
+            _store_end(session, job, finished, ends[TrialId(finished.trial)])
+        if report.done:
+            give_back_trials(session, current, project=project)
+        return _answer_trials(session, service, current, job, report, body_sha256)
+
+
+def _hold(session: Session, lease: LeaseRow, report: Report, *, project: str) -> None:
+    pairs = _pairs(report)
+    leases.hold(session, pairs, project=project)
+    if not pairs and not lease.is_open:
+        raise LeaseLost([], lease_held=False)
+
+
+def _pairs(report: Report) -> set[tuple[TrialId, int]]:
+    """Every trial that a report writes to, with the attempt it claims."""
+    measured = {(TrialId(one.trial), one.attempt) for one in report.measurements}
+    saved = {(TrialId(one.trial), one.attempt) for one in report.checkpoints}
+    return measured | saved | {(TrialId(one.trial), one.attempt) for one in report.finished}
+
+
+def _decide_rung(session: Session, job: JobRow, measured: Measurement) -> None:
+    """Compare a trial with those that were at this rung before it, once."""
+    rungs = job_rungs(job)
+    value = objective_value(measured.metrics, job)
+    if measured.epoch not in rungs or value is None:
+        return
+    row = trials.get(session, measured.trial, project=job.project)
+    if row.phase != "search":
+        return
+    scores = measurements.rung_scores(
+        session, job.id, row.arm, measured.epoch, project=job.project
+    )
+    decision = judge(
+        job.spec.search.pruner,
+        rung=measured.epoch,
+        rungs=rungs,
+        number=row.number,
+        value=value,
+        rivals=[RungScore(number, of_rival) for number, of_rival in scores],
+        direction=job.spec.objective.direction,
+    )
+    is_new = measurements.add_rung(
+        session, row.id, measured.epoch, project=job.project, job_id=job.id, arm=row.arm,
+        value=value, decision=decision.value,
+    )  # fmt: skip
+    if is_new and decision is Decision.STOP:
+        trials.request_stop(session, [row.id], project=job.project)
+
+
+def _store_end(session: Session, job: JobRow, finished: Finished, end: End) -> None:
+    for split, sha256 in finished.scores.items():
+        artifacts.attach(session, finished.trial, f"scores:{split}", sha256, project=job.project)
+    if end.is_retry:
+        trials.requeue(
+            session, [finished.trial], project=job.project, failed=True, reason=end.reason,
+            detail=finished.detail,
+        )  # fmt: skip
+    else:
+        trials.finish(
+            session, finished.trial, finished.attempt, project=job.project, state=end.state,
+            value=end.value, values=finished.values, epoch=finished.epoch,
+            best_epoch=finished.best_epoch, reason=end.reason, detail=finished.detail,
+        )  # fmt: skip
+    events.record(
+        session, job.id, f"trial.{end.state}", project=job.project, trial=finished.trial,
+        attempt=finished.attempt, value=end.value, reason=end.reason, retry=end.is_retry,
+    )  # fmt: skip
+
+
+def _answer_trials(
+    session: Session,
+    service: Service,
+    lease: LeaseRow,
+    job: JobRow,
+    report: Report,
+    body_sha256: str,
+) -> ReportAnswer:
+    worker = workers.get(session, lease.worker_id, project=job.project)
+    works = (
+        lease.is_open
+        and not report.done
+        and job.state == "running"
+        and worker.state != "draining"
+        and job.phase == ("search" if lease.step == "search" else "evidence")
+    )
+    added: list[TrialRow] = []
+    if works and report.free_slots and lease.step is not None:
+        added = trials.claim(
+            session, lease.id, lease.worker_id, job.id, lease.step, project=job.project,
+            limit=min(report.free_slots, lease.slots),
+        )  # fmt: skip
+    for row in added:
+        events.record(
+            session, job.id, "trial.started", project=job.project, trial=row.id,
+            attempt=row.attempt, lease=lease.id,
+        )  # fmt: skip
+    end = not works or (not added and not _has_more(session, job, lease))
+    return _answer(session, service, lease, report, body_sha256, added=added, end=end)
+
+
+def _has_more(session: Session, job: JobRow, lease: LeaseRow) -> bool:
+    """Whether trials of this step may still come: waiting ones, or ones not issued yet."""
+    counts = trials.counts(session, job.id, project=job.project)
+    if any((of, state) == (lease.step, "waiting") for _, of, state in counts):
+        return True
+    rows = arms.list_of(session, job.id, project=job.project)
+    return lease.step == "search" and any(row.searched and row.issued < row.target for row in rows)
+
+
+def _answer(
+    session: Session,
+    service: Service,
+    lease: LeaseRow,
+    report: Report,
+    body_sha256: str,
+    *,
+    added: list[TrialRow] | None = None,
+    end: bool,
+) -> ReportAnswer:
+    project = lease.project
+    if lease.is_open and not report.done:
+        leases.renew(
+            session, [lease.id], lease.worker_id, project=project, lease_s=service.lease_s
+        )
+    held = leases.held_trials(session, lease.id, project=project)
+    worker = workers.get(session, lease.worker_id, project=project)
+    answer = ReportAnswer(
+        sequence=report.sequence,
+        expires_in=service.lease_s,
+        stop=tuple(t.id for t in held if t.stop_requested and t.state == "running"),
+        cancel=tuple(t.id for t in held if t.state == "cancelled"),
+        lost=tuple(leases.lost_trials(session, lease.id, project=project)),
+        add=tuple(assignment(row) for row in added or ()),
+        drain=worker.state == "draining",
+        end=end,
+    )
+    leases.store_answer(session, lease.id, report.sequence, body_sha256, answer, project=project)
+    return answer

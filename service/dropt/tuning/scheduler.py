@@ -1,0 +1,355 @@
+"""Workers and their leases: who is there, and what each trains next."""
+
+import logging
+from collections.abc import Iterable
+
+from dropt.errors import FieldError, InvalidRequest, NotFound, ProtocolUnsupported
+from dropt.spec.protocol import (
+    PROTOCOL,
+    Heartbeat,
+    HeartbeatAnswer,
+    Lease,
+    LeaseNews,
+    LeaseRequest,
+    Registered,
+    Registration,
+    Step,
+)
+from dropt.storage import (
+    artifacts,
+    datasets,
+    events,
+    idempotency,
+    inspections,
+    jobs,
+    leases,
+    trials,
+    workers,
+)
+from dropt.storage.jobs import JobRow
+from dropt.storage.session import Session
+from dropt.storage.workers import WorkerRow
+from dropt.tuning.issuing import ensure_waiting
+from dropt.tuning.reports import give_back_trials
+from dropt.tuning.service import Idempotency, Service
+from dropt.tuning.work import can_do, inspect_lease, inspection_key, train_lease
+
+logger = logging.getLogger(__name__)
+
+MAX_MEASUREMENTS = 5000
+SEARCH_SLOTS = 16  # more trials of an arm at once would make its proposals worse
+
+
+def register(service: Service, registration: Registration, *, project: str) -> Registered:
+    """Welcome a worker process; a restarted one registers anew.
+
+    Raises:
+        ProtocolUnsupported: it speaks another version.
+        NameTaken: one of its data sets has the name of other data.
+    """
+    if registration.protocol != PROTOCOL:
+        raise ProtocolUnsupported(
+            f"protocol {registration.protocol} is not spoken here; install the trainer of this "
+            f"version of dropt (protocol {PROTOCOL})",
+            members={"supported": [PROTOCOL]},
+        )
+    with service.database.writing() as session:
+        worker_id = workers.register(session, registration, project=project)
+    logger.info("worker.registered", extra={"worker": worker_id, "worker_name": registration.name})
+    service.wake.set()
+    return Registered(
+        id=worker_id,
+        heartbeat_seconds=service.heartbeat_s,
+        lease_seconds=service.lease_s,
+        max_measurements=MAX_MEASUREMENTS,
+    )
+
+
+def heartbeat(
+    service: Service, worker_id: str, body: Heartbeat, *, project: str
+) -> HeartbeatAnswer:
+    """Renew the worker and the leases that it names.
+
+    Raises:
+        NotFound: the worker is unknown or gone; it registers again and drops all work.
+    """
+    with service.database.writing() as session:
+        if not workers.touch(session, worker_id, project=project):
+            raise NotFound(f"No worker {worker_id}; register again")
+        renewed = leases.renew(
+            session, body.leases, worker_id, project=project, lease_s=service.lease_s
+        )
+        worker = workers.get(session, worker_id, project=project)
+        news = tuple(
+            _news(session, service, lease_id, lease_id in renewed, project=project)
+            for lease_id in body.leases
+        )
+    return HeartbeatAnswer(drain=worker.state == "draining", leases=news)
+
+
+def retire(service: Service, worker_id: str, *, project: str) -> None:
+    """A worker leaves: what it holds goes back, and counts as no loss.
+
+    Raises:
+        NotFound: the worker is unknown.
+    """
+    with service.database.writing() as session:
+        workers.get(session, worker_id, project=project)
+        for lease in leases.list_open(session, project=project, worker_id=worker_id):
+            give_back_trials(session, lease, project=project)
+        workers.retire(session, worker_id, project=project)
+    logger.info("worker.retired", extra={"worker": worker_id})
+
+
+def give_back(service: Service, lease_id: str, *, project: str) -> None:
+    """Close a lease; its trials wait again.
+
+    Raises:
+        NotFound: no such lease, or it is closed.
+    """
+    with service.database.writing() as session:
+        lease = leases.get(session, lease_id, project=project, lock=True)
+        if not lease.is_open:
+            raise NotFound(f"Lease {lease_id} is closed")
+        give_back_trials(session, lease, project=project)
+
+
+def put_artifact(
+    service: Service, sha256: str, stream: Iterable[bytes], *, project: str, max_bytes: int
+) -> bool:
+    """Store a file under its digest; False when it was there.
+
+    Raises:
+        DigestMismatch: the bytes are others.
+        TooLarge: more bytes than allowed.
+    """
+    stored = service.artifacts.put(stream, sha256=sha256, max_bytes=max_bytes)
+    with service.database.writing() as session:
+        return artifacts.record(session, stored.sha256, stored.n_bytes, project=project)
+
+
+def has_artifact(service: Service, sha256: str, *, project: str) -> bool:
+    """Whether this project has a file of that digest."""
+    with service.database.reading() as session:
+        return artifacts.exists(session, sha256, project=project)
+
+
+def grant(
+    service: Service,
+    request: LeaseRequest,
+    *,
+    project: str,
+    idempotency_key: Idempotency | None = None,
+) -> Lease | None:
+    """Work for a worker, or None when there is none now.
+
+    The same key gives the same lease again, renewed: a lost answer would park its trials.
+
+    Raises:
+        NotFound: the worker is unknown or gone.
+    """
+    if idempotency_key is not None:
+        known = _granted_before(service, idempotency_key, project=project)
+        if known is not None:
+            return known
+    with service.database.reading() as session:
+        worker = workers.get(session, request.worker, project=project)
+        active = [job for job in jobs.active(session) if job.project == project]
+    if worker.state == "gone":
+        raise NotFound(f"Worker {request.worker} is gone; register again")
+    if worker.state == "draining":
+        return None
+    for job in active:
+        lease = _grant_of(service, job, worker, request, idempotency_key)
+        if lease is not None:
+            logger.debug("lease.granted", extra={"lease": lease.id, "job": job.id})
+            return lease
+    return None
+
+
+def _granted_before(service: Service, key: Idempotency, *, project: str) -> Lease | None:
+    with service.database.reading() as session:
+        stored = idempotency.find(session, key.path, key.key, key.body_sha256, project=project)
+    if stored is None:
+        return None
+    lease = Lease.model_validate(stored.answer)
+    with service.database.writing() as session:
+        row = leases.get(session, lease.id, project=project)
+        leases.renew(session, [lease.id], row.worker_id, project=project, lease_s=service.lease_s)
+    return lease.model_copy(update={"expires_in": service.lease_s})
+
+
+def _grant_of(
+    service: Service,
+    job: JobRow,
+    worker: WorkerRow,
+    request: LeaseRequest,
+    key: Idempotency | None,
+) -> Lease | None:
+    """A lease on work of this job, if it has any that this worker can do."""
+    content = _content_of(service, job)
+    offers = can_do(
+        worker.registration,
+        model=job.spec.model.name,
+        dataset=job.spec.dataset.name,
+        sha256=job.spec.dataset_sha256,
+        content=content,
+    )
+    if job.state != "running" or not offers:
+        return None
+    if job.phase == "preparing":
+        return _grant_inspection(service, job, worker, key)
+    if job.phase not in ("search", "evidence"):
+        return None
+    slots = _slots(job, request)
+    if job.phase == "search":
+        ensure_waiting(service, job, slots)
+    return _grant_pack(service, job, worker, slots, key, uploaded=content is not None)
+
+
+def _content_of(service: Service, job: JobRow) -> str | None:
+    with service.database.reading() as session:
+        row = datasets.get(session, job.spec.dataset.name, project=job.project)
+    return row.name if row.kind == "uploaded" else None
+
+
+def _slots(job: JobRow, request: LeaseRequest) -> int:
+    """Trials at once: what the worker has, the probe found best, and the user and search allow."""
+    assert job.space is not None
+    wanted = job.spec.resources.slots
+    limits = [request.slots, job.space.slots if wanted == "auto" else wanted]
+    if job.phase == "search":
+        limits.append(SEARCH_SLOTS)
+    return max(1, min(limits))
+
+
+def _grant_inspection(
+    service: Service, job: JobRow, worker: WorkerRow, key: Idempotency | None
+) -> Lease | None:
+    wanted = inspection_key(job.spec)
+    with service.database.writing() as session:
+        row = leases.open_lease(
+            session, worker.id, "inspect", project=job.project, job_id=job.id,
+            inspection_id=job.inspection_id, lease_s=service.lease_s,
+        )  # fmt: skip
+        claimed = inspections.claim(
+            session, row.id, lambda request: request["key"] == wanted, project=job.project
+        )
+        if claimed is None:
+            leases.discard(session, row.id, project=job.project)
+            return None
+        lease = inspect_lease(row, claimed)
+        return _granted(session, job, lease, worker, key)
+
+
+def _grant_pack(
+    service: Service,
+    job: JobRow,
+    worker: WorkerRow,
+    slots: int,
+    key: Idempotency | None,
+    *,
+    uploaded: bool,
+) -> Lease | None:
+    with service.database.writing() as session:
+        current = jobs.lock(session, job.id, project=job.project)
+        if (current.state, current.phase) != (job.state, job.phase):
+            return None
+        for lost in trials.end_lost(session, job.id, project=job.project):
+            _record_loss(session, job, lost.id, lost.attempt)
+        for phase in _phases(job):
+            lease = _claim(session, service, job, worker, slots, phase, uploaded=uploaded)
+            if lease is not None:
+                return _granted(session, job, lease, worker, key)
+    return None
+
+
+def _phases(job: JobRow) -> tuple[Step, ...]:
+    return ("search",) if job.phase == "search" else ("shortlist", "compare")
+
+
+def _claim(
+    session: Session,
+    service: Service,
+    job: JobRow,
+    worker: WorkerRow,
+    slots: int,
+    phase: Step,
+    *,
+    uploaded: bool,
+) -> Lease | None:
+    row = leases.open_lease(
+        session, worker.id, "train", project=job.project, job_id=job.id, step=phase,
+        slots=slots, lease_s=service.lease_s,
+    )  # fmt: skip
+    for alone in (False, True):
+        claimed = trials.claim(
+            session, row.id, worker.id, job.id, phase, project=job.project,
+            limit=_share(session, job, slots, phase), alone=alone,
+        )  # fmt: skip
+        if claimed:
+            return train_lease(row, job, phase, claimed, uploaded=uploaded)
+    leases.discard(session, row.id, project=job.project)
+    return None
+
+
+def _share(session: Session, job: JobRow, slots: int, phase: Step) -> int:
+    """How many trials one worker takes: in the search what it can, else its part of what waits."""
+    if phase == "search":
+        return slots
+    counts = trials.counts(session, job.id, project=job.project)
+    n_waiting = sum(n for (_, of, state), n in counts.items() if (of, state) == (phase, "waiting"))
+    catalogue = workers.offers(session, project=job.project)
+    model = catalogue.models.get(job.model)
+    n_workers = max(1, model.n_workers if model is not None else 1)
+    return max(1, min(slots, -(-n_waiting // n_workers)))
+
+
+def _granted(
+    session: Session, job: JobRow, lease: Lease, worker: WorkerRow, key: Idempotency | None
+) -> Lease:
+    """Write the history of a grant, and its answer under the key, in the same transaction."""
+    events.record(
+        session, job.id, "lease.granted", project=job.project, lease=lease.id, worker=worker.id,
+        kind=lease.kind, trials=len(lease.trials),
+    )  # fmt: skip
+    for one in lease.trials:
+        events.record(
+            session, job.id, "trial.started", project=job.project, trial=one.id,
+            attempt=one.attempt, lease=lease.id,
+        )  # fmt: skip
+    if key is not None:
+        first = idempotency.reserve(
+            session, key.path, key.key, key.body_sha256, project=job.project
+        )
+        if first is not None:
+            raise InvalidRequest.of(
+                FieldError("", "idempotency", "The same key is being answered; send it again.")
+            )
+        idempotency.store(
+            session, key.path, key.key, key.body_sha256, 200, {},
+            lease.model_dump(mode="json", by_alias=True), project=job.project,
+        )  # fmt: skip
+    return lease
+
+
+def _record_loss(session: Session, job: JobRow, trial: str, attempt: int) -> None:
+    events.record(
+        session, job.id, "trial.failed", project=job.project, trial=trial, attempt=attempt,
+        reason="worker-lost",
+    )  # fmt: skip
+
+
+def _news(
+    session: Session, service: Service, lease_id: str, is_renewed: bool, *, project: str
+) -> LeaseNews:
+    if not is_renewed:
+        return LeaseNews(id=lease_id, expires_in=0.0, end=True)
+    held = leases.held_trials(session, lease_id, project=project)
+    return LeaseNews(
+        id=lease_id,
+        expires_in=service.lease_s,
+        stop=tuple(t.id for t in held if t.stop_requested and t.state == "running"),
+        cancel=tuple(t.id for t in held if t.state == "cancelled"),
+        lost=tuple(leases.lost_trials(session, lease_id, project=project)),
+    )

@@ -1,0 +1,95 @@
+"""Per-example scores of a training, as a worker uploads them: safetensors, checked before use.
+
+The file comes from a worker, so its header is read and compared first: exact names, types and
+sizes, and nothing else (no pickle can be in it).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from dropt.errors import FieldError, InvalidRequest
+from dropt.spec.job import Metric
+
+MAX_HEADER: Final = 64 << 10  # bytes
+_REQUIRED: Final = {"row": {"I64"}, "loss": {"F32"}, "prediction": {"F32"},
+                    "target": {"I64", "F32"}}  # fmt: skip
+_OPTIONAL: Final = {"group": {"I64"}}
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreFile:
+    """Scores of N test examples, in the order of the split.
+
+    `row` [N] are rows of the data set, `loss` [N], `prediction` [N, C] probabilities or [N, D]
+    values, `target` [N] classes or [N, D] values, `group` [N] or None.
+    """
+
+    row: npt.NDArray[np.int64]
+    loss: npt.NDArray[np.float32]
+    prediction: npt.NDArray[np.float32]
+    target: npt.NDArray[np.generic]
+    group: npt.NDArray[np.int64] | None
+
+    def scores(self, metric: Metric) -> npt.NDArray[np.float64]:
+        """The metric of each example, [N]: the loss, or 1 where the largest logit is right."""
+        if metric == "accuracy":
+            is_right = self.prediction.argmax(axis=1) == self.target
+            return np.asarray(is_right, dtype=np.float64)
+        return np.asarray(self.loss, dtype=np.float64)
+
+
+def read_scores(path: Path) -> ScoreFile:
+    """The scores in a file.
+
+    Raises:
+        InvalidRequest: the header names something else, sizes differ, or a loss is not finite.
+    """
+    content = path.read_bytes()
+    _check_header(content)
+    tensors = safetensors.numpy.load(content)
+    file = ScoreFile(
+        row=tensors["row"], loss=tensors["loss"], prediction=tensors["prediction"],
+        target=tensors["target"], group=tensors.get("group"),
+    )  # fmt: skip
+    n = len(file.row)
+    if n == 0 or any(len(tensor) != n for tensor in tensors.values()):
+        raise _refused(f"the tensors have {sorted({len(t) for t in tensors.values()})} rows")
+    if file.row.ndim != 1 or file.loss.ndim != 1 or file.prediction.ndim != 2:
+        raise _refused("row and loss need one dimension, prediction two")
+    if not np.isfinite(file.loss).all():
+        raise _refused("a loss is not finite")
+    return file
+
+
+def _check_header(content: bytes) -> None:
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or size > min(MAX_HEADER, len(content) - 8):
+        raise _refused(f"the header is {size} bytes")
+    try:
+        header = json.loads(content[8 : 8 + size])
+    except ValueError as error:
+        raise _refused("the header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _refused("the header is no object")
+    types = {
+        name: entry.get("dtype") if isinstance(entry, dict) else None
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    allowed = _REQUIRED | _OPTIONAL
+    wrong = [name for name, dtype in types.items() if dtype not in allowed.get(name, ())]
+    if missing := _REQUIRED.keys() - types.keys():
+        raise _refused(f"{sorted(missing)} are missing")
+    if wrong:
+        raise _refused(f"{sorted(wrong)} are not expected, or have another type")
+
+
+def _refused(why: str) -> InvalidRequest:
+    message = f"The scores file is not accepted: {why}."
+    return InvalidRequest.of(FieldError("/finished", "scores-unreadable", message))

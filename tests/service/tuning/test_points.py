@@ -1,0 +1,134 @@
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.service.tuning.spaces import make_site, make_space
+
+from dropt.spec.protocol import TrialParams
+from dropt.spec.space import Dropout, Group, Space
+from dropt.tuning.points import (
+    RATE_PREFIX,
+    code_of,
+    decode,
+    encode,
+    is_with_dropout,
+    n_rates,
+    place,
+    rate_of,
+)  # fmt: skip
+
+SPACE = make_space()
+PARAMS = TrialParams(lr=0.003, weight_decay=1e-4)
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> Space:
+    """Spaces of one to three groups over ranges of users, some always on."""
+    choices = []
+    for index in range(draw(st.integers(1, 3))):
+        low = draw(st.integers(1, 89)) / 100
+        high = low + draw(st.integers(1, 5)) / 100
+        on = draw(st.booleans())
+        choices.append({"match": f"{index}:out", "rate": [low, high], "always_on": on})
+    sites = [make_site(f"{index}:out") for index in range(len(choices))]
+    return make_space(*sites, sites=choices)
+
+
+@st.composite
+def codes_of(draw: st.DrawFn, space: Space) -> dict[str, float]:
+    rates: dict[str, float] = {
+        RATE_PREFIX + g.group: draw(st.integers(-g.zero_codes, n_rates(g) - 1))
+        for g in space.groups
+    }
+    lr = draw(st.floats(3e-4, 3e-2))
+    return {**rates, "lr": lr, "weight_decay": draw(st.floats(1e-6, 1e-1))}
+
+
+@given(st.data())
+def test_codes_mean_a_configuration_that_has_these_codes(data: st.DataObject) -> None:
+    space = data.draw(spaces())
+    point = decode(space, "with", data.draw(codes_of(space)))
+    codes = encode(space, "with", point.params, point.rates)
+    assert decode(space, "with", codes) == point
+
+
+@given(st.data())
+def test_codes_above_zero_survive_the_round_trip(data: st.DataObject) -> None:
+    space = data.draw(spaces())
+    codes = data.draw(codes_of(space))
+    point = decode(space, "with", codes)
+    back = encode(space, "with", point.params, point.rates)
+    for name in codes:
+        if name.startswith(RATE_PREFIX):
+            assert back[name] == codes[name] or (back[name] < 0 and codes[name] < 0)
+
+
+@given(st.data())
+def test_rates_are_zero_or_within_the_range_and_short_to_read(data: st.DataObject) -> None:
+    space = data.draw(spaces())
+    point = decode(space, "with", data.draw(codes_of(space)))
+    for group in space.groups:
+        rate = point.rates[group.group]
+        assert rate == 0.0 or group.low <= rate <= group.high
+        assert len(repr(rate)) <= 6  # of steps of 0.01 at least
+
+
+def test_a_code_below_zero_is_exactly_no_dropout() -> None:
+    group = SPACE.groups[1]
+    assert [rate_of(group, code) for code in (-group.zero_codes, -1, 0)] == [0.0, 0.0, 0.05]
+    assert [rate_of(group, code) for code in range(14)] == [
+        0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7,
+    ]  # fmt: skip
+
+
+def test_settings_have_four_significant_digits_and_stay_in_their_range() -> None:
+    codes = {RATE_PREFIX + g.group: 0.0 for g in SPACE.groups}
+    point = decode(SPACE, "with", codes | {"lr": 0.00123456, "weight_decay": 1e-6})
+    assert (point.params.lr, point.params.weight_decay) == (0.001235, 1e-6)
+
+
+def test_sites_of_a_placement_have_the_kind_and_rate_of_their_group() -> None:
+    sites = [
+        make_site("a:out"),
+        make_site("b:out"),
+        make_site("c:out", "conv", kinds=("channel",)),
+    ]
+    space = make_space(*sites, groups="by_role")
+    point = place(space, PARAMS, {"hidden": 0.25, "conv": 0.0})
+    assert point.sites == {"a:out": Dropout(rate=0.25), "b:out": Dropout(rate=0.25)}
+    both = place(space, PARAMS, {"hidden": 0.25, "conv": 0.1})
+    assert both.sites["c:out"] == Dropout(kind="channel", rate=0.1)
+
+
+def test_the_arm_without_dropout_has_no_rates() -> None:
+    point = decode(SPACE, "without", {"lr": 0.01, "weight_decay": 0.001})
+    assert (point.rates, point.sites) == ({}, {})
+    assert encode(SPACE, "without", point.params, {}) == {"lr": 0.01, "weight_decay": 0.001}
+    assert [is_with_dropout(arm) for arm in ("without", "with", "textbook")] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_settings_that_the_space_fixes_have_no_code() -> None:
+    space = make_space(also={"lr": 0.01, "weight_decay": 0.0, "l2": 0.5})
+    assert encode(space, "without", TrialParams(lr=0.01, l2=0.5), {}) == {}
+    assert decode(space, "without", {}).params == TrialParams(lr=0.01, l2=0.5)
+
+
+def test_rates_beside_the_grid_have_the_nearest_code() -> None:
+    group = SPACE.groups[1]
+    assert [rate_of(group, code_of(group, rate)) for rate in (0.01, 0.17, 0.18, 0.9)] == [
+        0.05, 0.15, 0.2, 0.7,
+    ]  # fmt: skip
+
+
+def test_a_group_that_is_always_on_has_no_code_for_zero() -> None:
+    group = make_space(make_site("a:out"), sites=[{"match": "*", "always_on": True}]).groups[0]
+    assert code_of(group, 0.0) == 0
+
+
+def test_zero_has_the_middle_one_of_its_codes() -> None:
+    def group(n: int) -> Group:
+        return SPACE.groups[0].model_copy(update={"zero_codes": n})
+
+    assert [code_of(group(n), 0.0) for n in (1, 2, 3, 6)] == [-1, -1, -2, -3]

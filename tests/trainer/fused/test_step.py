@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dropt_trainer.dropout.masks import mask_seed, site_key
+from dropt_trainer.fused.rows import Rows
+from dropt_trainer.fused.step import Lane, forward_of
+from dropt_trainer.sites.instrument import SitePort, instrument
+
+RATES = (0.0, 0.1, 0.5, 0.25, 0.9)
+SITE = "hidden:out"
+WIDTH = 33
+
+
+class Lamp(nn.Module):
+    """Its output shows the masks of its one site: the input times 1, dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(WIDTH, WIDTH, bias=False)
+        nn.init.eye_(self.hidden.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.hidden(x)
+        return out
+
+
+def masks_in_numpy(seed: int, rate: float, step: int, n: int) -> NDArray[np.bool_]:
+    """Which elements are kept, written down from the definition of the op."""
+    g, wrap = np.uint32(0x9E3779B9), np.uint32
+
+    def mix(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        h = (h ^ (h >> wrap(16))) * wrap(0x85EBCA6B)
+        h = (h ^ (h >> wrap(13))) * wrap(0xC2B2AE35)
+        return h ^ (h >> wrap(16))
+
+    bits = mask_seed(seed) & (2**64 - 1)
+    lo, hi = (np.array([part], dtype=np.uint32) for part in (bits & 0xFFFFFFFF, bits >> 32))
+    site = np.array([site_key(SITE) & 0xFFFFFFFF], dtype=np.uint32)
+    a = mix(mix(mix(lo ^ site * g) + wrap(step) * g))
+    b = mix(mix(hi + site) ^ a)
+    u = mix(mix(np.arange(n, dtype=np.uint32) * g ^ a) + b) >> wrap(8)
+    kept: NDArray[np.bool_] = u >= int(np.float32(rate) * 2**24)
+    return kept
+
+
+def lit(lane: Lane, rows: Rows, n_rows: int, x: Tensor) -> Tensor:
+    model = Lamp()
+    instrument(model, [SitePort(SITE, "element")])
+    window = rows.window(n_rows)
+    return forward_of(model, lane)(window.parameters, window.buffers, x).detach()
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 5])
+def test_masks_are_bitwise_the_same_in_both_lanes_and_in_numpy(n_rows: int) -> None:
+    rows = Rows(Lamp(), n_slots=5, n_columns=1)
+    seeds = [2**40 + 7 * row for row in range(5)]
+    for row, rate in enumerate(RATES):
+        rows.write(row, Lamp())
+        rows.rates[row] = rate
+        rows.seed[row] = mask_seed(seeds[row])
+    for step in range(4):
+        rows.step += 1 + torch.arange(5, dtype=torch.int32)  # trials of different age
+        fused, solo = (lit(lane, rows, n_rows, torch.ones(n_rows, 8, WIDTH)) for lane in LANES)
+        assert torch.equal(fused, solo)
+        for row in range(n_rows):
+            age = (step + 1) * (row + 1)
+            kept = masks_in_numpy(seeds[row], RATES[row], age, 8 * WIDTH).reshape(8, WIDTH)
+            assert np.array_equal(fused[row].numpy() != 0, kept)
+
+
+LANES: tuple[Lane, ...] = ("fused", "solo")
+
+
+class Noisy(nn.Module):
+    """A model with a random operation that nobody accounts for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x + torch.rand_like(x))
+        return out
+
+
+def test_a_random_operation_that_is_no_site_raises_in_a_pack() -> None:
+    model = Noisy()
+    rows = Rows(model, n_slots=2, n_columns=0)
+    instrument(model, [])
+    window = rows.window(2)
+    with pytest.raises(RuntimeError, match="randomness"):
+        forward_of(model, "fused")(window.parameters, window.buffers, torch.zeros(2, 4, 3))
+
+
+class Summed(nn.Module):
+    """A model of several inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 2), nn.Embedding(5, 2)
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        out: Tensor = self.left(x["values"]) + self.right(x["ids"])
+        return out
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_inputs_may_be_several_tensors_by_name(shared: bool) -> None:
+    model = Summed().double()
+    rows = Rows(model, n_slots=2, n_columns=0)
+    for row in range(2):
+        rows.write(row, Summed().double())
+    instrument(model, [])
+    window = rows.window(2)
+    values, ids = torch.ones(2, 4, 3, dtype=torch.float64), torch.arange(8).view(2, 4) % 5
+    x = {"values": values[0], "ids": ids[0]} if shared else {"values": values, "ids": ids}
+    outputs = [
+        forward_of(model, lane, shared_inputs=shared)(window.parameters, window.buffers, x)
+        for lane in LANES
+    ]
+    assert outputs[0].shape == (2, 4, 2)
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,32 @@
+import numpy as np
+import torch
+
+from dropt_trainer.losses import LOSSES, cross_entropy, mse
+
+
+def test_cross_entropy_is_the_negative_log_softmax_of_the_class() -> None:
+    logits = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.tensor([0, 3, 1, 1, 2, 0, 3])
+    z = logits.numpy()
+    expected = np.log(np.exp(z).sum(-1)) - z[np.arange(7), labels.numpy()]
+    np.testing.assert_allclose(cross_entropy(logits, labels).numpy(), expected, rtol=1e-12)
+
+
+def test_mse_averages_over_outputs_alone() -> None:
+    output = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    target = torch.tensor([[0.0, 0.0], [3.0, 1.0]])
+    assert mse(output, target).tolist() == [2.5, 5.0]
+
+
+def test_losses_of_a_pack_are_bitwise_those_of_its_trials() -> None:
+    generator = torch.Generator().manual_seed(1)
+    output = torch.randn(3, 5, 10, generator=generator)
+    targets = {
+        "cross_entropy": torch.randint(0, 10, (3, 5), generator=generator),
+        "mse": torch.randn(3, 5, 10, generator=generator),
+    }
+    for name, loss in LOSSES.items():
+        packed = loss(output, targets[name])
+        alone = [loss(output[k], targets[name][k]) for k in range(3)]
+        assert packed.shape == (3, 5)
+        assert torch.equal(packed, torch.stack(alone)), name

@@ -1,0 +1,177 @@
+/* Kernels of the trainer: the dropout op and the optimizers of a pack.
+ *
+ * Plain C behind ctypes: no torch headers, no OpenMP (threads come from packs), no libm call. The
+ * order of every floating-point operation is fixed and contraction is off (see native.py), so that
+ * a machine's vector width never shows in a result.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GLIBC__) /* glibc resolves the clones when the library loads */
+#define CLONED __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONED
+#endif
+#define INLINED static inline __attribute__((always_inline))
+
+#define GOLDEN 0x9e3779b9u
+#define LANES 16 /* partial sums of a norm: fixed, whatever the machine's vectors hold */
+
+enum { DROPT_OK = 0, DROPT_NEGATIVE_STEP = 1, DROPT_RATE_OUT_OF_RANGE = 2 };
+
+/* The murmur3 finalizer (Appleby, 2011). */
+INLINED uint32_t mix(uint32_t h) {
+    h ^= h >> 16;
+    h *= 0x85ebca6bu;
+    h ^= h >> 13;
+    h *= 0xc2b2ae35u;
+    return h ^ (h >> 16);
+}
+
+/* One run of `n` elements of one slot, the first of them number `first` inside the slot. */
+CLONED static void drop_run(const float *x, float *y, int64_t n, uint32_t first, uint32_t a,
+                            uint32_t b, int32_t threshold, float scale) {
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t h = mix(mix(((first + (uint32_t)i) * GOLDEN) ^ a) + b);
+        float kept = x[i] * scale;
+        y[i] = (int32_t)(h >> 8) >= threshold ? kept : 0.0f;
+    }
+}
+
+/* x, y: [O, K, I]; rate, seed, step: [K]. A rate of 0 copies its slot. Returns DROPT_OK or why not. */
+int32_t dropt_drop(const float *x, float *y, const float *rate, const int64_t *seed,
+                   const int32_t *step, int32_t site, int32_t call, int64_t O, int64_t K,
+                   int64_t I) {
+    const uint32_t s = (uint32_t)site, c = (uint32_t)call * GOLDEN;
+    for (int64_t k = 0; k < K; k++) {
+        if (step[k] < 0) return DROPT_NEGATIVE_STEP;
+        if (!(rate[k] >= 0.0f && rate[k] < 1.0f)) return DROPT_RATE_OUT_OF_RANGE;
+        const uint32_t lo = (uint32_t)seed[k], hi = (uint32_t)((uint64_t)seed[k] >> 32);
+        const uint32_t a = mix(mix(mix(lo ^ (s * GOLDEN)) + (uint32_t)step[k] * GOLDEN) + c);
+        const uint32_t b = mix(mix(hi + s) ^ a);
+        const int32_t threshold = (int32_t)(rate[k] * 16777216.0f);
+        const float scale = 1.0f / (1.0f - rate[k]);
+        for (int64_t o = 0; o < O; o++) {
+            const int64_t at = (o * K + k) * I;
+            if (rate[k] == 0.0f)
+                memcpy(y + at, x + at, sizeof(float) * (size_t)I);
+            else
+                drop_run(x + at, y + at, I, (uint32_t)(o * I), a, b, threshold, scale);
+        }
+    }
+    return DROPT_OK;
+}
+
+/* Gradient of loss + l1 * sum|w| + l2 * sum w^2, the penalties on decayed parameters alone. */
+INLINED float penalised(float g, float w, uint8_t decayed, float l1, float twice_l2) {
+    float sign = (float)(w > 0.0f) - (float)(w < 0.0f);
+    float penalty = l1 * sign + twice_l2 * w;
+    return decayed ? g + penalty : g;
+}
+
+CLONED static double squared_norm(const float *g, const float *w, const uint8_t *decayed, float l1,
+                                  float twice_l2, int64_t P) {
+    double sums[LANES] = {0.0}, total = 0.0;
+    int64_t p = 0;
+    for (; p + LANES <= P; p += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            double d = penalised(g[p + lane], w[p + lane], decayed[p + lane], l1, twice_l2);
+            sums[lane] += d * d;
+        }
+    for (; p < P; p++) {
+        double d = penalised(g[p], w[p], decayed[p], l1, twice_l2);
+        sums[p % LANES] += d * d;
+    }
+    for (int lane = 0; lane < LANES; lane++) total += sums[lane];
+    return total;
+}
+
+/* min(1, clip / norm) of one row; 1 where clip is not positive or infinite; NaN stays NaN. */
+INLINED float clip_scale(const float *g, const float *w, const uint8_t *decayed, float l1,
+                         float twice_l2, float clip, int64_t P) {
+    if (!(clip > 0.0f) || clip == __builtin_inff()) return 1.0f;
+    double norm = __builtin_sqrt(squared_norm(g, w, decayed, l1, twice_l2, P));
+    return norm <= (double)clip ? 1.0f : (float)((double)clip / norm);
+}
+
+/* base to the power of n >= 0 by squaring: libm's pow may round differently elsewhere. */
+INLINED double power(double base, int32_t n) {
+    double result = 1.0;
+    for (; n > 0; n >>= 1, base *= base)
+        if (n & 1) result *= base;
+    return result;
+}
+
+/* All that one row of an optimizer shares. */
+typedef struct {
+    float keep, scale, l1, twice_l2, step_size, root_correction;
+} Row;
+
+CLONED static void adamw_row(float *restrict w, const float *restrict g, float *restrict m,
+                             float *restrict v, const uint8_t *restrict decayed, Row row,
+                             int64_t P) {
+    for (int64_t p = 0; p < P; p++) {
+        float d = row.scale * penalised(g[p], w[p], decayed[p], row.l1, row.twice_l2);
+        float first = m[p] + 0.1f * (d - m[p]);
+        float second = 0.999f * v[p] + 0.001f * d * d;
+        float denominator = __builtin_sqrtf(second) / row.root_correction + 1e-8f;
+        m[p] = first;
+        v[p] = second;
+        w[p] = row.keep * w[p] - row.step_size * (first / denominator);
+    }
+}
+
+CLONED static void sgd_row(float *restrict w, const float *restrict g, float *restrict m,
+                           const uint8_t *restrict decayed, Row row, int64_t P) {
+    for (int64_t p = 0; p < P; p++) {
+        float d = row.scale * penalised(g[p], w[p], decayed[p], row.l1, row.twice_l2);
+        float velocity = 0.9f * m[p] + d;
+        m[p] = velocity;
+        w[p] = row.keep * w[p] - row.step_size * (d + 0.9f * velocity);
+    }
+}
+
+/* AdamW (betas .9 and .999, eps 1e-8, Loshchilov and Hutter 2019) on w, g, m, v: [K, P].
+ *
+ * lr, wd, l1, l2, clip, age, active: [K]; age counts this step, so it is 1 at the first; decayed:
+ * [P], 1 where l1 and l2 act. The decay itself acts on every parameter. An inactive row is left. */
+void dropt_adamw(float *w, const float *g, float *m, float *v, const float *lr, const float *wd,
+                 const float *l1, const float *l2, const float *clip, const int32_t *age,
+                 const uint8_t *decayed, const uint8_t *active, int64_t K, int64_t P) {
+    for (int64_t k = 0; k < K; k++) {
+        if (!active[k]) continue;
+        const int64_t at = k * P;
+        const float twice_l2 = 2.0f * l2[k];
+        Row row = {
+            .keep = (float)(1.0 - (double)lr[k] * wd[k]),
+            .scale = clip_scale(g + at, w + at, decayed, l1[k], twice_l2, clip[k], P),
+            .l1 = l1[k],
+            .twice_l2 = twice_l2,
+            .step_size = (float)(lr[k] / (1.0 - power(0.9, age[k]))),
+            .root_correction = (float)__builtin_sqrt(1.0 - power(0.999, age[k])),
+        };
+        adamw_row(w + at, g + at, m + at, v + at, decayed, row, P);
+    }
+}
+
+/* SGD with Nesterov momentum .9 and decoupled decay on w, g, m: [K, P]; the rest as dropt_adamw.
+ *
+ * m starts at zero, which makes the first velocity the gradient, as in torch.optim.SGD. */
+void dropt_sgd(float *w, const float *g, float *m, const float *lr, const float *wd,
+               const float *l1, const float *l2, const float *clip, const uint8_t *decayed,
+               const uint8_t *active, int64_t K, int64_t P) {
+    for (int64_t k = 0; k < K; k++) {
+        if (!active[k]) continue;
+        const int64_t at = k * P;
+        const float twice_l2 = 2.0f * l2[k];
+        Row row = {
+            .keep = (float)(1.0 - (double)lr[k] * wd[k]),
+            .scale = clip_scale(g + at, w + at, decayed, l1[k], twice_l2, clip[k], P),
+            .l1 = l1[k],
+            .twice_l2 = twice_l2,
+            .step_size = lr[k],
+            .root_correction = 1.0f,
+        };
+        sgd_row(w + at, g + at, m + at, decayed, row, P);
+    }
+}

@@ -1,0 +1,84 @@
+"""Kinds of dropout: which parts of a tensor fall together, all of them on top of the one op.
+
+Every kind keeps the mean of a tensor (`alpha`: mean and variance of a standardised one) and is the
+identity, bit for bit, at rate 0. Shapes are those of one trial: B examples first.
+"""
+
+import torch
+from torch import Tensor
+
+from dropt_trainer.dropout.masks import drop
+
+KINDS = ("element", "channel", "locked", "path", "token", "alpha")
+SELU_FLOOR = -1.7580993408473766  # -lambda * alpha: what SELU tends to (Klambauer et al. 2017)
+MIN_DIMENSIONS = {"channel": 2, "locked": 2, "path": 1, "token": 3}
+
+
+def apply_kind(
+    x: Tensor,
+    kind: str,
+    rate: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    *,
+    site: int,
+    call: int = 0,
+    time_dim: int | None = None,
+) -> Tensor:
+    """Dropout of one kind on one trial's tensor; the other arguments are those of `drop`.
+
+    Args:
+        x: [B, ...].
+        kind: one of KINDS. `element` drops each unit by itself; `channel` whole maps, [B, C, 1..]
+            (Tompson et al. 2015); `locked` the same units at every time step (Gal and Ghahramani
+            2016); `path` an example's whole tensor (Huang et al. 2016); `token` all features of a
+            position, [B, T, 1]; `alpha` each unit, to SELU's floor instead of 0, with an affine
+            correction (Klambauer et al. 2017).
+        rate: one float32 in [0, 1).
+        seed: one int64.
+        step: one int32.
+        site: see `site_key`.
+        call: how often the site has run in this forward.
+        time_dim: dimension of time steps; needed by `locked` alone.
+
+    Raises:
+        ValueError: an unknown kind, too few dimensions for it, `locked` without `time_dim`.
+    """
+    if kind == "element":
+        return drop(x, rate, seed, step, site=site, call=call)
+    if kind == "alpha":
+        kept = drop(torch.ones_like(x), rate, seed, step, site=site, call=call) > 0
+        return _correct_alpha(x, kept, rate)
+    ones = x.new_ones(mask_shape(x, kind, time_dim))
+    return x * drop(ones, rate, seed, step, site=site, call=call)
+
+
+def mask_shape(x: Tensor, kind: str, time_dim: int | None = None) -> tuple[int, ...]:
+    """Shape of the mask of a kind that drops several units together; raises as `apply_kind`."""
+    if kind not in MIN_DIMENSIONS:
+        raise ValueError(f"Unknown kind {kind!r}; the kinds are {', '.join(KINDS)}.")
+    if x.ndim < MIN_DIMENSIONS[kind]:
+        least = MIN_DIMENSIONS[kind]
+        raise ValueError(f"Kind {kind!r} needs at least {least} dimensions, not {tuple(x.shape)}.")
+    if kind == "channel":
+        return (*x.shape[:2], *[1] * (x.ndim - 2))
+    if kind == "path":
+        return (x.shape[0], *[1] * (x.ndim - 1))
+    if kind == "token":
+        return (*x.shape[:-1], 1)
+    if time_dim is None:
+        raise ValueError("Kind 'locked' needs the dimension of time steps, time_dim.")
+    return tuple(1 if dim == time_dim % x.ndim else n for dim, n in enumerate(x.shape))
+
+
+def _correct_alpha(x: Tensor, kept: Tensor, rate: Tensor) -> Tensor:
+    """The affine a * (x where kept, else the floor) + b, which keeps mean 0 and variance 1.
+
+    a = (q + floor^2 * q * (1 - q))^(-1/2) with q = 1 - rate, b = -a * (1 - q) * floor.
+    """
+    wide = rate.to(torch.promote_types(x.dtype, torch.float32))
+    keep = 1.0 - wide
+    a = 1.0 / (keep + SELU_FLOOR**2 * keep * wide).sqrt()  # rsqrt need not be exact at 1
+    b = -SELU_FLOOR * a * wide
+    b = torch.where(wide > 0, b, -0.0)  # x + -0.0 is x for every x; +0.0 would turn -0.0 around
+    return torch.where(kept, x, SELU_FLOOR) * a.to(x.dtype) + b.to(x.dtype)

@@ -1,0 +1,1 @@
+"""Where dropout acts in a model: sites are found, instrumented and checked without editing it."""

@@ -1,0 +1,196 @@
+"""Attribute sites: dropout that the model has already, found by where the tags arrive."""
+
+from dataclasses import replace
+
+from torch import nn
+from torch.autograd.graph import Node
+
+from dropt.spec.inspection import BatchNorm, Excluded, Kind, Role
+from dropt_trainer.sites.candidates import Candidate, Coverage, Found
+from dropt_trainer.sites.layers import (
+    OPAQUE_MODULES,
+    is_convolution,
+    is_embedding,
+    is_selu,
+)
+from dropt_trainer.sites.lint import Note
+from dropt_trainer.sites.structure import Structure
+from dropt_trainer.sites.trace import Attribute, Dropout
+
+CHANNEL_DROPOUTS = ("dropout1d", "dropout2d", "dropout3d")
+NEAREST_NORM: tuple[BatchNorm, ...] = ("direct", "downstream", "none")
+MAP_DIMENSIONS = 4  # a tensor of [B, C, H, W] holds feature maps, whatever reads it
+
+
+def find_attribute_sites(
+    model: nn.Module, structure: Structure, attributes: list[Attribute]
+) -> tuple[Found, Coverage]:
+    """The model's own dropout, and what it covers.
+
+    Args:
+        model: as it is, to read its classes.
+        structure: of the trace in training, with the tags of `attributes` in place.
+        attributes: all that may be rates.
+    """
+    found = Found()
+    by_attribute: dict[Attribute, list[Dropout]] = {}
+    for dropout in structure.trace.dropouts:
+        if dropout.attribute is not None:
+            by_attribute.setdefault(dropout.attribute, []).append(dropout)
+        elif not dropout.inside:
+            found.excluded.append(Excluded(site=_site(dropout), reason="hard_coded"))
+            found.notes.append(Note("hard-coded-dropout", _site(dropout)))
+    marks = {d.node: _site(d) for d in structure.trace.dropouts if d.node is not None}
+    for attribute in attributes:
+        _judge(model, structure, attribute, by_attribute.get(attribute, []), marks, found)
+    found.excluded = list(dict.fromkeys(found.excluded))
+    return found, _coverage(structure, marks)
+
+
+def _site(dropout: Dropout) -> str:
+    """Name of the site, or of the place where a rate stands in the code."""
+    if dropout.attribute is not None:
+        return dropout.attribute.site
+    return f"{dropout.path}:dropout"
+
+
+def _judge(
+    model: nn.Module,
+    structure: Structure,
+    attribute: Attribute,
+    arrivals: list[Dropout],
+    marks: dict[Node, str],
+    found: Found,
+) -> None:
+    """Make one attribute a site, or say why not."""
+    if any(dropout.inside for dropout in arrivals):
+        if not isinstance(model.get_submodule(attribute.path), OPAQUE_MODULES):
+            found.notes.append(Note("unsupported-dropout", attribute.site))
+        return
+    live = [(d.node, d) for d in arrivals if d.node is not None and d.node in structure.graph]
+    if not live:
+        found.notes.append(Note("dead-dropout", attribute.site))
+        return
+    if any(node in structure.behind for node, _ in live):
+        found.excluded.append(Excluded(site=attribute.site, reason="output_layer"))
+        found.notes.append(Note("output-layer-site", attribute.site))
+        return
+    candidate = _candidate(structure, attribute, live)
+    if _acts_behind_another(structure, live, marks):
+        candidate = replace(candidate, off_because="acts on the units of another dropout")
+        found.notes.append(Note("double-dropout", attribute.site))
+    if candidate.kinds[0] != "alpha" and "alpha" in candidate.kinds:
+        found.notes.append(Note("alpha-mismatch", attribute.site))
+    found.candidates.append(candidate)
+
+
+def _candidate(
+    structure: Structure, attribute: Attribute, live: list[tuple[Node, Dropout]]
+) -> Candidate:
+    """The site of a rate; what is said of it is true of the first of its calls.
+
+    Its kinds suit every call, and its batch norm is the nearest behind any.
+    """
+    node, first = live[0]
+    kinds = [_kinds(structure, node, dropout) for node, dropout in live]
+    norms = {structure.batch_norm_after(node) for node, _ in live}
+    return Candidate(
+        site=attribute.site,
+        layer=structure.describe(node),
+        role=_role(structure, node, first),
+        kinds=tuple(kind for kind in kinds[0] if all(kind in other for other in kinds)),
+        shape=first.shape[1:],
+        order=(first.clock, 1),
+        batch_norm=min(norms, key=NEAREST_NORM.index),
+        calls=len(live),
+        stream=any(node in structure.place(skip) for skip in structure.skips for node, _ in live),
+        existing_rate=attribute.value,
+    )
+
+
+def _acts_behind_another(
+    structure: Structure, live: list[tuple[Node, Dropout]], marks: dict[Node, str]
+) -> bool:
+    """Whether another site's dropout acts on the same units before this one."""
+    return any(
+        before in marks and marks[before] != marks[node]
+        for node, _ in live
+        for before in list(structure.place(node))[1:]
+    )
+
+
+def _role(structure: Structure, node: Node, first: Dropout) -> Role:
+    *_, source = structure.place(node)
+    producer = structure.weight_call(source)
+    if any(node in structure.place(branch) for branch in structure.branches):
+        return "branch"
+    if producer is not None and is_embedding(producer.module):
+        return "embed"
+    if source in structure.trace.entries:
+        return "input"
+    followers = [
+        call
+        for call in structure.weight_calls
+        if call.clock >= first.clock and call.enters is not None and call.enters in structure.graph
+        if call.enters is node or structure.graph.depends(call.enters, on=node)
+    ]
+    if followers and followers[0].path in structure.output_layers:
+        return "head"
+    feeds_convolution = bool(followers) and is_convolution(followers[0].module)
+    return "conv" if feeds_convolution or len(first.shape) >= MAP_DIMENSIONS else "hidden"
+
+
+def _kinds(structure: Structure, node: Node, dropout: Dropout) -> tuple[Kind, ...]:
+    """What the model does first, then what else fits the place."""
+    if "alpha" in dropout.function:
+        return ("alpha", "element")
+    if "feature" in dropout.function or dropout.function in CHANNEL_DROPOUTS:
+        return ("channel", "element")
+    role = _role(structure, node, dropout)
+    fits: dict[Kind, bool] = {
+        "element": True,
+        "channel": role == "conv",
+        "path": role == "branch",
+        "token": role == "embed" and len(dropout.shape) == 3,
+        "alpha": any(is_selu(structure.origin(n)) for n in structure.activations(node)),
+    }
+    return tuple(kind for kind, is_allowed in fits.items() if is_allowed)
+
+
+def _coverage(structure: Structure, marks: dict[Node, str]) -> Coverage:
+    """Which layers' inputs and which modules' outputs a dropout reaches with no layer between."""
+    inputs: dict[str, str] = {}
+    for call in structure.weight_calls:
+        if call.enters is not None and call.enters in structure.graph:
+            hit = next((marks[n] for n in structure.place(call.enters) if n in marks), None)
+            if hit is not None:
+                inputs[call.path] = hit
+    return Coverage(inputs, _covered_outputs(structure, marks))
+
+
+def _covered_outputs(structure: Structure, marks: dict[Node, str]) -> dict[str, str]:
+    outputs: dict[str, str] = {}
+    for mark, site in marks.items():
+        if mark in structure.graph:
+            for node in structure.place(mark):
+                outputs |= dict.fromkeys((c.path for c in structure.left_by.get(node, [])), site)
+    for call in structure.trace.calls:
+        if is_embedding(call.module) and call.leaves in structure.graph:
+            for site in _marks_behind(structure, call.leaves, marks):
+                outputs[call.path] = site
+    return outputs
+
+
+def _marks_behind(structure: Structure, node: Node | None, marks: dict[Node, str]) -> list[str]:
+    """Dropouts that a node reaches before the next weight layer."""
+    found, seen = [], set()
+    stack = [] if node is None else list(structure.graph.users[node])
+    while stack:
+        current = stack.pop()
+        if current in seen or structure.mixes(current):
+            continue
+        seen.add(current)
+        if current in marks:
+            found.append(marks[current])
+        stack += structure.graph.users[current]
+    return found
