@@ -104,10 +104,12 @@ class Host:
         import uvicorn
 
         from dropt.api.app import create_app
+        from dropt.storage.engine import Database
 
         self.address = address_of(listener)
         self._settings = settings
         self._listener = listener
+        self._database = Database.open(settings.database_url)
         self._key = settings.worker_key.get_secret_value() if settings.worker_key else None
         config = uvicorn.Config(
             create_app(settings), log_config=None, access_log=False, server_header=False,
@@ -117,7 +119,7 @@ class Host:
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._workers = Workers(
             n_workers, server=self.address, key=self._key, log_dir=settings.state / "log",
-            on_end=self._close_leases,
+            on_end=self._expire_leases,
         )  # fmt: skip
 
     def start(self) -> None:
@@ -142,6 +144,7 @@ class Host:
         self._workers.stop()
         self._server.should_exit = True
         self._thread.join(GRACE_S + 2)
+        self._database.close()
         with suppress(OSError):
             self._address_file.unlink()
 
@@ -152,15 +155,21 @@ class Host:
     def _serve(self) -> None:
         self._server.run(sockets=[self._listener])
 
-    def _close_leases(self, name: str) -> bool:
-        """Retire a worker that died, so that its trials need not wait for their lease to end."""
+    def _expire_leases(self, name: str) -> bool:
+        """Let the leases of a worker that died end now; whether it had come as far as to register.
+
+        They are lost, not given back: a trial that kills its worker must not be leased for ever.
+        """
+        from dropt.storage import leases, projects
+
         try:
             with Client(self.address, key=self._key) as client:
-                found = [w for w in client.list_workers() if w.name == name]
+                found = [worker for worker in client.list_workers() if worker.name == name]
+            with self._database.writing() as session:
                 for worker in found:
-                    client.retire_worker(worker.id)
+                    leases.expire(session, worker.id, project=projects.DEFAULT)
         except DroptError as error:
-            logger.warning("worker.not_retired", extra={"worker": name, "why": error.detail})
+            logger.warning("leases.not_expired", extra={"worker": name, "why": error.detail})
             return True  # not known to have failed at its start
         return bool(found)
 

@@ -1,6 +1,6 @@
 """Jobs: what users submit. A change of state is a conditional update that says whether it won."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -121,7 +121,7 @@ def list_page(
     *,
     project: str,
     limit: int,
-    state: Collection[JobState] = (),
+    state: Iterable[JobState] = (),
     model: str | None = None,
     dataset: str | None = None,
     label: Collection[tuple[str, str]] = (),
@@ -134,8 +134,8 @@ def list_page(
     `after` is (created_at, id) of the last job of the page before.
     """
     wanted = [job.c.project == project]
-    if state:
-        wanted.append(job.c.state.in_(state))
+    if chosen := tuple(state):
+        wanted.append(job.c.state.in_(chosen))
     if model is not None:
         wanted.append(job.c.model == model)
     if dataset is not None:
@@ -163,14 +163,14 @@ def active(session: Session) -> list[JobRow]:
     return [JobRow(**row._asdict()) for row in rows]
 
 
-def count(session: Session, *, project: str, state: Collection[JobState]) -> int:
+def count(session: Session, *, project: str, state: Iterable[JobState]) -> int:
     """How many jobs of the project are in one of these states."""
     wanted = (job.c.project == project, job.c.state.in_(state))
     return session.scalars(select(func.count()).select_from(job).where(*wanted)).one()
 
 
 def move(
-    session: Session, job_id: str, *, project: str, from_: Collection[JobState], **values: Any
+    session: Session, job_id: str, *, project: str, from_: Iterable[JobState], **values: Any
 ) -> bool:
     """Change columns of a job that is in one of the states `from_`; False when it is not.
 

@@ -1,84 +1,22 @@
 """Trials: one configuration trained with one seed. Claimed by leases, ended exactly once."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from dropt.errors import NotFound
-from dropt.spec.ids import JobId, LeaseId, TrialId, WorkerId, new_id
-from dropt.spec.protocol import Reason, TrialParams
+from dropt.spec.ids import JobId, TrialId
 from dropt.spec.results import TrialPhase, TrialState
-from dropt.spec.space import Dropout
 from dropt.storage.clock import epoch_expression, now_expression
 from dropt.storage.losses import failures_after, is_spent, is_to_be_alone, losses_after
 from dropt.storage.tables import lease, lease_trial, trial
+from dropt.storage.trial_rows import NewTrial as NewTrial
+from dropt.storage.trial_rows import TrialRow as TrialRow
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TrialRow:
-    """One trial as it is stored."""
-
-    id: TrialId
-    project: str
-    job_id: JobId
-    arm: str
-    phase: TrialPhase
-    number: int
-    candidate: int | None
-    origin: TrialId | None
-    seed_index: str
-    seed: int
-    epochs: int
-    params: TrialParams
-    rates: dict[str, float]
-    sites: dict[str, Dropout]
-    state: TrialState
-    attempt: int
-    failures: int
-    losses: int
-    lease_id: LeaseId | None
-    worker_id: WorkerId | None
-    stop_requested: bool
-    value: float | None
-    values: dict[str, dict[str, float | None]]
-    epoch: int
-    best_epoch: int | None
-    reason: Reason | None
-    detail: str | None
-    seconds: float
-    optuna_id: int | None
-    mirrored: TrialState | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class NewTrial:
-    """What must be said of a trial before anybody trains it."""
-
-    job_id: JobId
-    arm: str
-    phase: TrialPhase
-    number: int  # from 0 within job, arm and phase
-    seed_index: str
-    seed: int
-    epochs: int
-    params: TrialParams
-    rates: Mapping[str, float]
-    sites: Mapping[str, Dropout]
-    candidate: int | None = None
-    origin: TrialId | None = None
-    optuna_id: int | None = None
-    mirrored: TrialState | None = None
-    id: TrialId = field(default_factory=lambda: TrialId(new_id("trl")))
 
 
 def insert_many(session: Session, trials: Sequence[NewTrial], *, project: str) -> list[TrialRow]:
@@ -122,7 +60,7 @@ def list_of(
     project: str,
     arm: str | None = None,
     phase: TrialPhase | None = None,
-    states: Collection[TrialState] = (),
+    states: Iterable[TrialState] = (),
 ) -> list[TrialRow]:
     """All trials of a job that fit, by number, then arm, then phase."""
     wanted = _fitting(job_id, project, arm=arm, phase=phase, states=states)
@@ -142,7 +80,7 @@ def list_page(
     after: tuple[float | None, str] | None = None,
     arm: str | None = None,
     phase: TrialPhase | None = None,
-    states: Collection[TrialState] = (),
+    states: Iterable[TrialState] = (),
 ) -> list[TrialRow]:
     """At most `limit` trials; those without a value come last in the order of values.
 
@@ -286,7 +224,7 @@ def cancel_open(
     *,
     project: str,
     phase: TrialPhase | None = None,
-    states: Collection[TrialState] = ("waiting", "running"),
+    states: Iterable[TrialState] = ("waiting", "running"),
 ) -> list[TrialRow]:
     """End every trial of the job that is in these states; its worker is told to drop it."""
     cancelled = (
@@ -340,15 +278,15 @@ def _fitting(
     *,
     arm: str | None = None,
     phase: TrialPhase | None = None,
-    states: Collection[TrialState] = (),
+    states: Iterable[TrialState] = (),
 ) -> list[ColumnElement[bool]]:
     wanted = [trial.c.job_id == job_id, trial.c.project == project]
     if arm is not None:
         wanted.append(trial.c.arm == arm)
     if phase is not None:
         wanted.append(trial.c.phase == phase)
-    if states:
-        wanted.append(trial.c.state.in_(states))
+    if chosen := tuple(states):
+        wanted.append(trial.c.state.in_(chosen))
     return wanted
 
 

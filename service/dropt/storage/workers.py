@@ -95,6 +95,12 @@ def touch(session: Session, worker_id: str, *, project: str) -> bool:
     return session.scalars(seen).one_or_none() is not None
 
 
+def is_draining(session: Session, worker_id: str, *, project: str) -> bool:
+    """Whether the worker is to finish what it has and leave."""
+    wanted = (worker.c.id == worker_id, worker.c.project == project)
+    return session.scalars(select(worker.c.state).where(*wanted)).one_or_none() == "draining"
+
+
 def get(session: Session, worker_id: str, *, project: str) -> WorkerRow:
     """The worker of that id.
 

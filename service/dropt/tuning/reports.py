@@ -296,12 +296,11 @@ def _answer_trials(
     report: Report,
     body_sha256: str,
 ) -> ReportAnswer:
-    worker = workers.get(session, lease.worker_id, project=job.project)
     works = (
         lease.is_open
         and not report.done
         and job.state == "running"
-        and worker.state != "draining"
+        and not workers.is_draining(session, lease.worker_id, project=job.project)
         and job.phase == ("search" if lease.step == "search" else "evidence")
     )
     added: list[TrialRow] = []
@@ -344,7 +343,6 @@ def _answer(
             session, [lease.id], lease.worker_id, project=project, lease_s=service.lease_s
         )
     held = leases.held_trials(session, lease.id, project=project)
-    worker = workers.get(session, lease.worker_id, project=project)
     answer = ReportAnswer(
         sequence=report.sequence,
         expires_in=service.lease_s,
@@ -352,7 +350,7 @@ def _answer(
         cancel=tuple(t.id for t in held if t.state == "cancelled"),
         lost=tuple(leases.lost_trials(session, lease.id, project=project)),
         add=tuple(assignment(row) for row in added or ()),
-        drain=worker.state == "draining",
+        drain=workers.is_draining(session, lease.worker_id, project=project),
         end=end,
     )
     leases.store_answer(session, lease.id, report.sequence, body_sha256, answer, project=project)

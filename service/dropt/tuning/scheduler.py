@@ -79,12 +79,12 @@ def heartbeat(
         renewed = leases.renew(
             session, body.leases, worker_id, project=project, lease_s=service.lease_s
         )
-        worker = workers.get(session, worker_id, project=project)
+        drain = workers.is_draining(session, worker_id, project=project)
         news = tuple(
             _news(session, service, lease_id, lease_id in renewed, project=project)
             for lease_id in body.leases
         )
-    return HeartbeatAnswer(drain=worker.state == "draining", leases=news)
+    return HeartbeatAnswer(drain=drain, leases=news)
 
 
 def retire(service: Service, worker_id: str, *, project: str) -> None:

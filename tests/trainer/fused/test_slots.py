@@ -21,6 +21,9 @@ def test_the_data_order_is_a_permutation_that_seed_and_epoch_decide() -> None:
     assert not torch.equal(order, data_order(6, 3, 100))
 
 
+GOLDEN = [3, 1, 7, 5, 6, 8, 0, 9, 2, 4]
+
+
 def test_the_data_order_never_changes() -> None:
     """Equal seeds must see equal batches in every version: a golden value."""
     assert data_order(834112997, 1, 10).tolist() == GOLDEN
@@ -43,9 +46,7 @@ def test_a_kind_picks_the_column_of_its_site() -> None:
         ({"rates": {"a:out": 0.1}, "kinds": {"a:out": "path"}}, r"a:out \(path\) fits 0"),
     ],
 )
-def test_a_site_that_the_pack_has_not_is_refused(
-    fields: dict[str, object], message: str
-) -> None:
+def test_a_site_that_the_pack_has_not_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         base_rates(trial(**fields), PORTS)
 

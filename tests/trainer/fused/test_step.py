@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from tests.trainer.fused.independent import masks_in_numpy
 from torch import Tensor, nn
 
-from dropt_trainer.dropout.masks import mask_seed, site_key
+from dropt_trainer.dropout.masks import mask_seed
 from dropt_trainer.fused.rows import Rows
 from dropt_trainer.fused.step import Lane, forward_of
 from dropt_trainer.sites.instrument import SitePort, instrument
@@ -12,6 +12,7 @@ from dropt_trainer.sites.instrument import SitePort, instrument
 RATES = (0.0, 0.1, 0.5, 0.25, 0.9)
 SITE = "hidden:out"
 WIDTH = 33
+LANES: tuple[Lane, ...] = ("fused", "solo")
 
 
 class Lamp(nn.Module):
@@ -25,25 +26,6 @@ class Lamp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.hidden(x)
         return out
-
-
-def masks_in_numpy(seed: int, rate: float, step: int, n: int) -> NDArray[np.bool_]:
-    """Which elements are kept, written down from the definition of the op."""
-    g, wrap = np.uint32(0x9E3779B9), np.uint32
-
-    def mix(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        h = (h ^ (h >> wrap(16))) * wrap(0x85EBCA6B)
-        h = (h ^ (h >> wrap(13))) * wrap(0xC2B2AE35)
-        return h ^ (h >> wrap(16))
-
-    bits = mask_seed(seed) & (2**64 - 1)
-    lo, hi = (np.array([part], dtype=np.uint32) for part in (bits & 0xFFFFFFFF, bits >> 32))
-    site = np.array([site_key(SITE) & 0xFFFFFFFF], dtype=np.uint32)
-    a = mix(mix(mix(lo ^ site * g) + wrap(step) * g))
-    b = mix(mix(hi + site) ^ a)
-    u = mix(mix(np.arange(n, dtype=np.uint32) * g ^ a) + b) >> wrap(8)
-    kept: NDArray[np.bool_] = u >= int(np.float32(rate) * 2**24)
-    return kept
 
 
 def lit(lane: Lane, rows: Rows, n_rows: int, x: Tensor) -> Tensor:
@@ -67,11 +49,8 @@ def test_masks_are_bitwise_the_same_in_both_lanes_and_in_numpy(n_rows: int) -> N
         assert torch.equal(fused, solo)
         for row in range(n_rows):
             age = (step + 1) * (row + 1)
-            kept = masks_in_numpy(seeds[row], RATES[row], age, 8 * WIDTH).reshape(8, WIDTH)
+            kept = masks_in_numpy(seeds[row], SITE, RATES[row], age, (8, WIDTH))
             assert np.array_equal(fused[row].numpy() != 0, kept)
-
-
-LANES: tuple[Lane, ...] = ("fused", "solo")
 
 
 class Noisy(nn.Module):

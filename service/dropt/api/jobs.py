@@ -1,0 +1,151 @@
+"""Jobs: submit, follow, cancel."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+from anyio import to_thread
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime, Field
+
+from dropt.api.caching import cached_answer
+from dropt.api.deps import (
+    IdempotencyDep,
+    ProjectDep,
+    ServiceDep,
+    WaitDep,
+    look_until,
+    note_wait,
+)
+from dropt.api.examples import Cancel, CancelBody, JobBody
+from dropt.api.paging import PageQuery, link_next, time_mark
+from dropt.api.problems import problems
+from dropt.errors import (
+    FieldError,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    JobAlreadyFinished,
+    NotFound,
+    QuotaExceeded,
+)
+from dropt.jobs import catalogue, lists, verbs
+from dropt.spec.results import JobRead, JobState, JobSummary, Page
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+RETRY_AFTER_S = 2
+NO_REASON = Cancel()
+FIRST_WORKER_WAIT_S = 15  # a worker of `dropt run` imports torch for some seconds
+
+
+class JobQuery(PageQuery):
+    """Filters of jobs."""
+
+    state: list[JobState] = Field(default_factory=list)
+    model: str | None = None
+    dataset: str | None = None
+    label: list[str] = Field(default_factory=list, description="NAME:VALUE")
+    created_after: AwareDatetime | None = None
+    order_by: Literal["created_at desc"] = "created_at desc"
+
+    def labels(self) -> list[tuple[str, str]]:
+        """`team:vision` as a pair.
+
+        Raises:
+            InvalidRequest: a filter without a colon.
+        """
+        pairs = [text.partition(":") for text in self.label]
+        if bad := [name for name, colon, _ in pairs if not colon]:
+            message = "Must be NAME:VALUE, for example label=team:vision."
+            raise InvalidRequest.of(FieldError("?label", "out-of-range", message, bad[0]))
+        return [(name, value) for name, _, value in pairs]
+
+
+@router.post(
+    "", operation_id="create_job", status_code=202, response_model=JobRead,
+    responses={
+        200: {"description": "The job ended within the wait.", "model": JobRead},
+        **problems(InvalidRequest, IdempotencyKeyReused, QuotaExceeded),
+    },
+)  # fmt: skip
+async def create_job(
+    body: JobBody, request: Request, response: Response, service: ServiceDep,
+    project: ProjectDep, key: IdempotencyDep, wait_s: WaitDep,
+) -> JobRead:  # fmt: skip
+    """Queue a job: a model and a data set, the rest has defaults.
+
+    Before the first worker has registered, names cannot be judged: then the request waits for
+    one, up to 15 seconds.
+    """
+    is_empty = partial(catalogue.is_empty, service, project=project)
+    await look_until(request, is_empty, lambda empty: not empty, FIRST_WORKER_WAIT_S)
+    job, is_replay = await to_thread.run_sync(
+        partial(verbs.submit, service, body, project=project, key=key)
+    )
+    if wait_s:
+        job = await _watch(request, service, job.id, project, wait_s)
+        response.status_code = 200 if job.done else 202
+    note_wait(response, wait_s)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    if not job.done:
+        response.headers["Retry-After"] = f"{RETRY_AFTER_S}"
+    if is_replay:
+        response.headers["Idempotent-Replayed"] = "true"
+    return job
+
+
+@router.get("", operation_id="list_jobs")
+def list_jobs(
+    query: Annotated[JobQuery, Query()], request: Request, response: Response,
+    service: ServiceDep, project: ProjectDep,
+) -> Page[JobSummary]:  # fmt: skip
+    """Jobs, newest first."""
+    found = lists.list_jobs(
+        service, project=project, limit=query.limit + 1, state=query.state, model=query.model,
+        dataset=query.dataset, label=query.labels(), created_after=query.created_after,
+        after=time_mark(query),
+    )  # fmt: skip
+    shown, token = found[: query.limit], None
+    if len(found) > len(shown):
+        token = query.token([shown[-1].created_at.isoformat(), shown[-1].id])
+    link_next(request, response, token)
+    return Page(items=tuple(shown), next_page_token=token)
+
+
+@router.get(
+    "/{job}", operation_id="get_job", response_model=JobRead,
+    responses={304: {"description": "Nothing has changed."}, **problems(NotFound)},
+)  # fmt: skip
+async def get_job(
+    job: str, request: Request, service: ServiceDep, project: ProjectDep, wait_s: WaitDep
+) -> Response:
+    """One job; with `Prefer: wait=N`, as it is at its end or after N seconds."""
+    found = await _watch(request, service, job, project, wait_s)
+    answer = cached_answer(request, found, revision=found.revision)
+    note_wait(answer, wait_s)
+    if not found.done:
+        answer.headers["Retry-After"] = f"{RETRY_AFTER_S}"
+    return answer
+
+
+@router.post(
+    "/{job}/cancel", operation_id="cancel_job", status_code=202, response_model=JobRead,
+    responses={
+        200: {"description": "It was cancelled before.", "model": JobRead},
+        **problems(NotFound, JobAlreadyFinished, InvalidRequest),
+    },
+)  # fmt: skip
+def cancel_job(
+    job: str, response: Response, service: ServiceDep, project: ProjectDep,
+    body: CancelBody = NO_REASON,
+) -> JobRead:  # fmt: skip
+    """Drop the running trials of a job at once; what it found so far is kept."""
+    read, changed = verbs.cancel(service, job, project=project, reason=body.reason)
+    response.status_code = 202 if changed else 200
+    return read
+
+
+async def _watch(
+    request: Request, service: ServiceDep, job: str, project: str, wait_s: int
+) -> JobRead:
+    look = partial(lists.read_job, service, job, project=project)
+    return await look_until(request, look, lambda read: read.done, wait_s)
