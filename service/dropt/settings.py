@@ -74,7 +74,7 @@ class Settings(BaseSettings):
             )
         return self
 
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, int | float]:
         """The limits by name, as `GET /version` shows them."""
         prefix = "limit_"
         return {

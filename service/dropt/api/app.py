@@ -11,11 +11,12 @@ from fastapi import APIRouter, Depends, FastAPI
 import dropt
 from dropt.api import answers, artifacts, catalogue, datasets, help_pages, jobs, operation, workers
 from dropt.api.dashboard import PREFIXES, Dashboard
-from dropt.api.deps import refuse_unknown_query
+from dropt.api.deps import PROJECT, refuse_unknown_query
 from dropt.api.gate import Gate
 from dropt.api.openapi import describe
 from dropt.api.problems import answer_problems, documented
 from dropt.settings import Settings
+from dropt.storage import projects
 from dropt.storage.engine import Database
 from dropt.storage.files import ArtifactStore
 from dropt.tuning.background import Background
@@ -64,10 +65,16 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(background: Background, app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    service.artifacts.sweep()
+    await to_thread.run_sync(_prepare, service)
     await to_thread.run_sync(background.start)
     try:
         yield
     finally:
         await to_thread.run_sync(background.stop)
         service.database.close()
+
+
+def _prepare(service: Service) -> None:
+    service.artifacts.sweep()
+    with service.database.writing() as session:
+        projects.ensure(session, PROJECT)

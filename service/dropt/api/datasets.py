@@ -1,18 +1,30 @@
 """Data sets and models: what a job may name, uploads, and who works."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 
 from dropt.api.deps import ProjectDep, ServiceDep, SettingsDep, check_room
 from dropt.api.files import file_answer
 from dropt.api.paging import PageQuery, link_next, page_by_name
 from dropt.api.problems import problems
 from dropt.api.uploads import COMMAND, Upload, prepared, upload_of
-from dropt.errors import DatasetUnreadable, NameTaken, NotFound, StorageFull, TooLarge
+from dropt.errors import (
+    DatasetUnreadable,
+    FieldError,
+    InvalidRequest,
+    NameTaken,
+    NotFound,
+    StorageFull,
+    TooLarge,
+)
 from dropt.jobs import catalogue
 from dropt.settings import Settings
 from dropt.spec.job import Task
@@ -81,9 +93,7 @@ async def upload_dataset(
 ) -> DatasetRead:  # fmt: skip
     """Store a file as a data set; the documentation of the API describes the form."""
     check_room(settings)
-    async with request.form(
-        max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
-    ) as form:
+    async with _form(request) as form:
         dataset = await to_thread.run_sync(
             partial(_store, service, settings, upload_of(form), project=project),
             limiter=request.app.state.upload_limiter,
@@ -115,6 +125,22 @@ def get_content(dataset: str, service: ServiceDep, project: ProjectDep) -> FileR
 def find_content(dataset: str, service: ServiceDep, project: ProjectDep) -> FileResponse:
     """Digest and size of the canonical npz."""
     return get_content(dataset, service, project)
+
+
+@asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """The form of a request; its files are closed after the block."""
+    try:
+        form = await request.form(
+            max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
+    except HTTPException as error:
+        message = f"{error.detail} Send the file as a form: {COMMAND}"
+        raise InvalidRequest.of(FieldError("/file", "missing-field", message)) from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def _store(service: Service, settings: Settings, upload: Upload, *, project: str) -> DatasetRead:

@@ -14,9 +14,10 @@ from pydantic import BaseModel
 from dropt.api.validation import invalid, unknown_name
 from dropt.errors import FieldError, InvalidRequest, StorageFull
 from dropt.settings import Settings
+from dropt.storage import projects
 from dropt.tuning.service import Idempotency, Service
 
-PROJECT = "default"  # the only one until there are keys
+PROJECT = projects.DEFAULT  # the only one until there are keys
 MAX_WAIT_S = 60
 MAX_KEY_LENGTH = 255
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.2  # between two looks of a request that waits
@@ -43,7 +44,9 @@ async def _digest(request: Request) -> str:
     return hashlib.sha256(await request.body()).hexdigest()
 
 
-def _wait(prefer: Annotated[str, Header(description="`wait=N`: up to N seconds.")] = "") -> int:
+def _wait(
+    prefer: Annotated[str, Header(alias="Prefer", description="`wait=N`: up to N seconds.")] = "",
+) -> int:
     """The seconds that the caller is ready to wait (RFC 7240); what is unknown is ignored."""
     found = _WAIT.search(prefer)
     return min(int(found[1]), MAX_WAIT_S) if found else 0
@@ -60,7 +63,11 @@ def _idempotency(
     request: Request,
     body_sha256: BodyDigestDep,
     idempotency_key: Annotated[
-        str | None, Header(description="The same key and body get the first answer again.")
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            description="The same key and body get the first answer again.",
+        ),
     ] = None,
 ) -> Idempotency | None:
     if idempotency_key is None:

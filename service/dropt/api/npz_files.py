@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,6 +28,8 @@ RATIO_MATTERS_BYTES = 64 << 20
 MAX_CODE = 2**53  # floats beyond it skip whole numbers
 MAX_META_BYTES = 4 << 20
 MAX_DIRECTORY_BYTES = 1 << 16
+# numpy repairs headers of Python 2 by tokenizing them, which fails in ways of its own.
+_HEADER_ERRORS = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
 _END = struct.Struct("<4s4H2LH")  # the end record of a zip (APPNOTE 4.3.16)
 _END_SEARCHED = (1 << 16) + 22  # a comment may follow it
 _SAVE = "Write it with numpy.savez(file, x=x, y=y)"
@@ -124,7 +127,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
             _check_header(name, member, info.file_size)
         with archive.open(info) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
-    except (ValueError, RecursionError, MemoryError) as error:
+    except _HEADER_ERRORS as error:
         raise unreadable(f"Array '{name}' is damaged: {error}", _SAVE) from error
 
 

@@ -39,7 +39,7 @@ class Version(Answer):
     protocol: int
     python: str
     optuna: str
-    limits: dict[str, float]
+    limits: dict[str, int | float]
 
 
 @router.get("/healthz", operation_id="get_health")

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from dropt.api.validation import field_error, invalid, invalid_body, pointer_of
+from dropt.api.validation import invalid, invalid_body, invalid_parameter
 from dropt.errors import (
     MAX_SHOWN,
     DroptError,
@@ -130,7 +130,7 @@ def _validation_problem(request: Request, error: RequestValidationError) -> Drop
     errors = error.errors()
     in_body = [each for each in errors if each["loc"][0] == "body"]
     if not in_body:
-        return _parameter_problem(errors, request.url.path)
+        return _parameter_problem(errors, request)
     if error.body is None:
         return InvalidRequest.of(
             FieldError("", "missing-field", "The body is missing; send a JSON object.")
@@ -140,16 +140,13 @@ def _validation_problem(request: Request, error: RequestValidationError) -> Drop
     return invalid_body(below, field.field_info.annotation, error.body)
 
 
-def _parameter_problem(errors: Sequence[Mapping[str, Any]], path: str) -> DroptError:
-    """Of query parameters; a path that does not parse names nothing that exists."""
+def _parameter_problem(errors: Sequence[Mapping[str, Any]], request: Request) -> DroptError:
+    """Of query and headers; a path that does not parse names nothing that exists."""
     if any(each["loc"][0] == "path" for each in errors):
-        return NotFound(f"There is nothing at {path}")
-    return invalid([field_error(each, _parameter_pointer(each["loc"])) for each in errors])
-
-
-def _parameter_pointer(location: Sequence[str | int]) -> str:
-    kind, name, *rest = location
-    return f"{'?' if kind == 'query' else ''}{name}{pointer_of(rest)}"
+        return NotFound(f"There is nothing at {request.url.path}")
+    query = request.scope["route"].dependant.query_params
+    model = query[0].field_info.annotation if query else None
+    return invalid([invalid_parameter(each, model) for each in errors])
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -77,9 +77,16 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
-def field_error(error: Mapping[str, Any], pointer: str, annotation: object = None) -> FieldError:
-    """One error of pydantic at a place where nothing but the place itself is unknown."""
-    return _worded(error, _Place((), annotation), pointer)
+def invalid_parameter(error: Mapping[str, Any], annotation: object) -> FieldError:
+    """One error over a query parameter or header.
+
+    Args:
+        error: of pydantic, its location starting at "query" or "header".
+        annotation: the model of the query; None where the parameter stands alone.
+    """
+    kind, *location = error["loc"]
+    place = _locate(annotation, location)
+    return _worded(error, place, f"{'?' if kind == 'query' else ''}{pointer_of(location)[1:]}")
 
 
 def _merged(group: Sequence[tuple[Mapping[str, Any], _Place]]) -> FieldError:

@@ -21,6 +21,16 @@ REASONS = {
 }
 
 
+CAUTIONS = {
+    "few_test_examples": "fewer than 200 test examples: the interval is less certain",
+    "heavy_tailed_examples": "1 % of the test examples carry most of the variance",
+    "skewed_seeds": "one seed lies far from the others",
+    "unstable_seeds": "some trainings did not end well",
+    "without_undertuned": "few trials without dropout: more may lower its loss",
+    "with_undertuned": "few trials with dropout for its settings, or its best came late",
+}
+
+
 @dataclass(frozen=True)
 class NextStep:
     """Something to do now: a word and the command."""
@@ -30,17 +40,25 @@ class NextStep:
 
 
 def print_answer(
-    console: Console, verdict: VerdictRead, best: BestRead | None, steps: Sequence[NextStep]
+    console: Console, verdict: VerdictRead | None, best: BestRead | None, steps: Sequence[NextStep]
 ) -> None:
-    """Print the verdict, then the table of sites, then the next steps."""
+    """Print the verdict, then the table of sites, then the next steps.
+
+    Before there is a verdict, what is the best so far stands in its place.
+    """
     console.print()
-    style = COLOURS.get(verdict.verdict, "bold")
-    console.print(Text(headline(verdict), style=style), soft_wrap=True)
-    for line in details(verdict):
-        console.print(Text(f"  {line}"), soft_wrap=True)
+    if verdict is not None:
+        style = COLOURS.get(verdict.verdict, "bold")
+        console.print(Text(verdict.summary, style=style), soft_wrap=True)
+        for line in details(verdict):
+            console.print(Text(f"  {line}"), soft_wrap=True)
+    elif best is not None:
+        console.print(Text(best.summary), soft_wrap=True)
     if best is not None:
         console.print()
         console.print(sites_table(best))
+        for line in never_lines(best):
+            console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
     if steps:
         console.print()
     width = max((len(step.what) for step in steps), default=0)
@@ -48,17 +66,12 @@ def print_answer(
         console.print(Text(f"  {step.what:<{width}}  {step.command}"), soft_wrap=True)
 
 
-def headline(verdict: VerdictRead) -> str:
-    """The sentence of the service, marked as long as it may change."""
-    return f"So far: {verdict.summary}" if verdict.provisional else verdict.summary
-
-
 def details(verdict: VerdictRead) -> Iterator[str]:
     """What would decide it, then what to be careful about."""
     if verdict.would_decide:
         yield verdict.would_decide
     for caution in verdict.cautions:
-        yield f"caution: {caution}"
+        yield f"caution: {CAUTIONS.get(caution, caution.replace('_', ' '))}"
 
 
 def sites_table(best: BestRead) -> Table:
@@ -81,10 +94,16 @@ def sites_table(best: BestRead) -> Table:
         kind = site.kind if any(rates) else "-"
         units = "" if site.units is None else str(site.units)
         table.add_row(f"  {site.site}", units, kind, *(figures.rate(value) for value in rates))
+    return table
+
+
+def never_lines(best: BestRead) -> Iterator[str]:
+    """`layers.4:out  never dropped (output layer)`."""
+    names = [site.site for site in best.recommended.sites]
+    width = max(map(len, [*names, *(never.site for never in best.never_dropped)]), default=0)
     for never in best.never_dropped:
         reason = REASONS.get(never.reason, never.reason.replace("_", " "))
-        table.add_row(f"  {never.site}", "", Text(f"never dropped ({reason})", style="dim"))
-    return table
+        yield f"{never.site:<{width}}  never dropped ({reason})"
 
 
 def _best_dropout(best: BestRead) -> Configuration | None:

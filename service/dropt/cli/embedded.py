@@ -4,18 +4,18 @@ import json
 import secrets
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dropt import errors
 from dropt.cli.child import spawn
-from dropt.cli.hosting import TICK_S, address_of, listen
+from dropt.cli.hosting import address_of, listen
 from dropt.cli.problems import WorkerMissing
 from dropt.errors import DroptError, ServiceUnreachable
 
 MODULE = "dropt.cli.hosting"
+LAST_WORDS_S = 5.0  # a service that does not answer any more may be about to say why
 PATIENCE_S = 25.0  # workers have 20 s to give their work back
 
 
@@ -27,9 +27,11 @@ class Embedded:
         self._process = process
         self._state = state
 
-    def check(self) -> None:
-        """Raise what ended the service, if it has ended."""
-        if self._process.poll() is None:
+    def check(self, patience_s: float = 0.0) -> None:
+        """Raise what ended the service, if it has ended or does so within `patience_s`."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience_s)
+        if self._process.returncode is None:
             return
         assert self._process.stdout is not None
         raise _failure(self._process.stdout.read(), self._state / "log")
@@ -59,15 +61,11 @@ def embedded(state: Path, *, n_workers: int) -> Iterator[Embedded]:
     service = Embedded(process, address, state)
     try:
         yield service
+    except ServiceUnreachable:
+        service.check(LAST_WORDS_S)
+        raise
     finally:
         service.stop()
-
-
-def wait_until_ready(service: Embedded, is_ready: Callable[[], bool]) -> None:
-    """Wait for a condition as long as the service lives."""
-    while not is_ready():
-        service.check()
-        time.sleep(TICK_S)
 
 
 def _start(listener: socket.socket, state: Path, n_workers: int) -> subprocess.Popen[str]:

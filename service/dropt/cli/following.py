@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from rich.console import Console
 from rich.text import Text
@@ -12,7 +13,7 @@ from dropt.cli.problems import ExitCode
 from dropt.cli.progress import Progress
 from dropt.client import Client
 from dropt.errors import NoResultYet
-from dropt.spec.results import JobRead
+from dropt.spec.results import BestRead, JobRead, VerdictRead
 
 POLL_S = 0.4
 
@@ -38,12 +39,18 @@ def print_end(
         return ExitCode.JOB_FAILED
     if job.state == "cancelled":
         console.print(Text("\nThe job was cancelled."))
-    try:
-        verdict, best = client.get_verdict(job.id), client.get_best(job.id)
-    except NoResultYet:
-        return ExitCode.OK
+    verdict, best = answer_of(client, job.id)
     print_answer(console, verdict, best, steps)
     return ExitCode.OK
+
+
+def answer_of(client: Client, job_id: str) -> tuple[VerdictRead | None, BestRead | None]:
+    """The verdict and the configuration to use, as far as there are any."""
+    verdict, best = None, None
+    with suppress(NoResultYet):
+        best = client.get_best(job_id)
+        verdict = client.get_verdict(job_id)
+    return verdict, best
 
 
 def print_so_far(console: Console, client: Client, job_id: str, goes_on: str) -> None:

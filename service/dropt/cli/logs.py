@@ -33,3 +33,4 @@ def log_to(target: Path | TextIO, level: str = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request of a client

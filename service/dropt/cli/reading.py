@@ -9,11 +9,11 @@ from rich.text import Text
 from dropt.cli import figures
 from dropt.cli.answer import print_answer
 from dropt.cli.body import Body, name_in, require_subject, set_name
+from dropt.cli.following import answer_of
 from dropt.cli.problems import ExitCode
 from dropt.cli.progress import make_console
 from dropt.cli.uploading import as_file, upload
 from dropt.client import Client
-from dropt.errors import NoResultYet
 from dropt.spec.results import EventRead, JobRead, JobSummary
 
 
@@ -67,11 +67,9 @@ def show_job(client: Client, job_id: str, *, as_json: bool) -> ExitCode:
     console = make_console()
     for line in summary_lines(job):
         console.print(Text(line), soft_wrap=True)
-    try:
-        verdict, best = client.get_verdict(job.id), client.get_best(job.id)
-    except NoResultYet:
-        return _status(job)
-    print_answer(console, verdict, best, ())
+    verdict, best = answer_of(client, job.id)
+    if best is not None:
+        print_answer(console, verdict, best, ())
     return _status(job)
 
 

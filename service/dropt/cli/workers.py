@@ -20,6 +20,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0  # before a dead worker is started ag
 HOPELESS = 4  # starts in a row of which none came as far as to register
 DRAIN_S = 20.0  # what a worker may take to give its work back (02, 9.6)
 MAX_AUTO = 8
+DEVICES = Path("/dev")
 
 
 def require_trainer() -> None:
@@ -36,9 +37,13 @@ def count_devices() -> int:
 
     On a CPU two processes of one thread train more than one process of two threads.
     """
-    devices = [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return len(devices) or min(cores or 1, MAX_AUTO)
+    return count_gpus() or min(cores or 1, MAX_AUTO)
+
+
+def count_gpus() -> int:
+    """NVIDIA devices of this host, without the second that torch takes to say so."""
+    return sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in DEVICES.glob("*"))
 
 
 @dataclass
@@ -96,7 +101,9 @@ class Workers:
     def _start(self, seat: _Seat) -> None:
         self._n_started += 1
         seat.name = f"{os.uname().nodename}-{os.getpid()}-{self._n_started}"[:200]
-        arguments = ["--server", self._server, "--name", seat.name, "--seat", str(seat.index)]
+        arguments = ["--server", self._server, "--name", seat.name]
+        if n_gpus := count_gpus():
+            arguments += ["--device", f"cuda:{seat.index % n_gpus}"]
         seat.process = spawn(
             MODULE, arguments, log=self._log_of(seat), environment=self._environment
         )

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
 from optuna.storages import BaseStorage
@@ -74,15 +75,18 @@ class Background:
             active = jobs.active(session)
         for job in active:
             self._behind.add((job.project, job.id))
-            advance(self._service, job)
+            self._guarded(partial(advance, self._service, job))
 
     def _mirror_all(self) -> None:
         for project, job_id in sorted(self._behind):
-            with self._service.database.reading() as session:
-                job = jobs.get(session, job_id, project=project)
-            n_left = self._mirror(job)
-            if job.state in FINAL_JOB_STATES and n_left == 0:
-                self._behind.discard((project, job_id))
+            self._guarded(partial(self._catch_up, project, job_id))
+
+    def _catch_up(self, project: str, job_id: str) -> None:
+        with self._service.database.reading() as session:
+            job = jobs.get(session, job_id, project=project)
+        n_left = self._mirror(job)
+        if job.state in FINAL_JOB_STATES and n_left == 0:
+            self._behind.discard((project, job_id))
 
     def _mirror(self, job: JobRow) -> int:
         """Bring what changed into the studies of a job; how many trials were written."""
@@ -110,6 +114,7 @@ class Background:
                 objective=job.spec.objective,
             )  # fmt: skip
             with self._service.database.writing() as session:
+                jobs.lock(session, job.id, project=job.project)  # before trials, as everywhere
                 for one in mirrored:
                     trials.set_mirrored(
                         session, one.trial, one.optuna_id, one.state, project=job.project

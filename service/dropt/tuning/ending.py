@@ -23,11 +23,12 @@ def finish(
 ) -> None:
     """End a job once; its open trials are cancelled, its samplers forgotten."""
     answer = {} if verdict is None else {"verdict": verdict, "verdict_word": verdict.verdict}
+    reason = job.reason if state == "cancelled" else failure and failure.message
     with service.job_lock(job.id), service.database.writing() as session:
         moved = jobs.move(
             session, job.id, project=job.project, from_=("queued", "running", "cancelling"),
             state=state, phase=None, ended_by=ended_by, failure=failure,
-            reason=None if failure is None else failure.message, finished_at=now_expression(),
+            reason=reason, finished_at=now_expression(),
             **answer,
         )  # fmt: skip
         if not moved:

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 from dropt.spec.job import Arm
 from dropt.storage import arms, jobs, trials
@@ -16,16 +17,20 @@ logger = logging.getLogger(__name__)
 
 MAX_OPEN = 16  # per arm: TPE that lies about 16 running trials is nearly as good as one by one
 SEARCHED: tuple[Arm, ...] = ("without", "with")
+NONE_END: Mapping[str, int] = {}
 
 
-def ensure_waiting(service: Service, job: JobRow, wanted: int) -> None:
+def ensure_waiting(
+    service: Service, job: JobRow, wanted: int, *, ending: Mapping[str, int] = NONE_END
+) -> None:
     """Issue trials until `wanted` of them wait, as far as budgets and open trials allow.
 
+    `ending` says how many running trials of each arm end with the report that asks for more.
     The arm with the fewest issued trials comes first, so that both go on evenly. Proposals are
     drawn before the transaction: drawing takes longer than a writer may hold the database.
     """
     with service.job_lock(job.id):
-        numbers = _numbers_to_issue(service, job, wanted)
+        numbers = _numbers_to_issue(service, job, wanted, ending)
         if not numbers:
             return
         proposals = {
@@ -36,12 +41,14 @@ def ensure_waiting(service: Service, job: JobRow, wanted: int) -> None:
             service.forget(job.id)
 
 
-def _numbers_to_issue(service: Service, job: JobRow, wanted: int) -> dict[str, list[int]]:
+def _numbers_to_issue(
+    service: Service, job: JobRow, wanted: int, ending: Mapping[str, int]
+) -> dict[str, list[int]]:
     """The numbers of the next trials, by arm."""
     with service.database.reading() as session:
         rows = arms.list_of(session, job.id, project=job.project)
         counts = trials.counts(session, job.id, project=job.project)
-    n_open: Counter[str] = Counter()
+    n_open: Counter[str] = Counter({arm: -n for arm, n in ending.items()})
     n_waiting = 0
     for (arm, phase, state), n in counts.items():
         if phase == "search" and state in ("waiting", "running"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dropt.errors import InvalidRequest
 from dropt.spec.job import JobSpec
 from dropt.spec.protocol import DatasetOffer
-from dropt.spec.results import Cost, JobState, TrialState
+from dropt.spec.results import Cost, Failure, JobState, Phase, TrialState
 from dropt.spec.space import Space
 from dropt.storage import arms, datasets, events, inspections, jobs, trials, workers
 from dropt.storage.clock import now_expression
@@ -29,9 +29,9 @@ from dropt.tuning.work import inspection_key, inspection_request
 logger = logging.getLogger(__name__)
 
 QUEUED: tuple[JobState, ...] = ("queued",)
-RUNNING: tuple[JobState, ...] = ("running",)
 WAITING: tuple[TrialState, ...] = ("waiting",)
 TRAINING: tuple[TrialState, ...] = ("running",)
+FAILED: tuple[TrialState, ...] = ("failed",)
 
 
 def advance(service: Service, job: JobRow) -> None:
@@ -100,12 +100,12 @@ def _lay_out(service: Service, job: JobRow, row: InspectionRow, space: Space) ->
     assert row.result is not None  # an inspection that is done has one
     found = tuple(f"{one.code}: {one.message}" for one in row.result.findings)
     with service.database.writing() as session:
-        moved = jobs.move(
-            session, job.id, project=job.project, from_=RUNNING, phase="search", space=space,
+        if not _is_in(session, job, "preparing"):
+            return
+        jobs.update(
+            session, job.id, project=job.project, phase="search", space=space,
             warnings=(*job.warnings, *found), search_started_at=now_expression(), reason=None,
         )  # fmt: skip
-        if not moved or arms.list_of(session, job.id, project=job.project):
-            return
         probe = None if row.result.probe is None else row.result.probe.model_dump()
         events.record(
             session, job.id, "inspection.done", project=job.project, sites=len(space.sites),
@@ -128,13 +128,9 @@ def _search(service: Service, job: JobRow) -> None:
         rows = [row for row in arms.list_of(session, job.id, project=job.project) if row.searched]
         counts = trials.counts(session, job.id, project=job.project)
         over_time = is_search_over_time(session, job)
-        n_failed = trials.count_failed(session, job.id, project=job.project)
-    if n_failed > job.spec.budget.max_failed_trials:
-        fail(
-            service, job, "max_failed_trials",
-            f"{n_failed} trials failed, allowed are {job.spec.budget.max_failed_trials}; "
-            "see the reasons under /trials?state=failed",
-        )  # fmt: skip
+        failure = _too_many_failures(session, job)
+    if failure is not None:
+        fail(service, job, failure.reason, failure.message)
         return
     n_open = sum(
         n for (_, phase, state), n in counts.items()
@@ -147,9 +143,30 @@ def _search(service: Service, job: JobRow) -> None:
         _end_search(service, job)
 
 
+def _too_many_failures(session: Session, job: JobRow) -> Failure | None:
+    """Why the search cannot go on; data that differ from their digest end it at once."""
+    wrong_data = [
+        row
+        for row in trials.list_of(session, job.id, project=job.project, states=FAILED)
+        if row.reason == "data"
+    ]
+    if wrong_data:
+        return Failure(reason="data", message=wrong_data[0].detail or "The data differ.")
+    n_failed = trials.count_failed(session, job.id, project=job.project)
+    if n_failed <= job.spec.budget.max_failed_trials:
+        return None
+    return Failure(
+        reason="max_failed_trials",
+        message=f"{n_failed} trials failed, allowed are {job.spec.budget.max_failed_trials}; "
+        "see the reasons under /trials?state=failed",
+    )
+
+
 def _close_search(service: Service, job: JobRow) -> None:
     """The time is up: nothing more is issued, what waits is dropped, what runs ends now."""
     with service.job_lock(job.id), service.database.writing() as session:
+        if not _is_in(session, job, "search"):
+            return
         for arm in SEARCHED:
             arms.close(session, job.id, arm, project=job.project)
         waiting = trials.cancel_open(
@@ -167,19 +184,21 @@ def _close_search(service: Service, job: JobRow) -> None:
 
 
 def _end_search(service: Service, job: JobRow) -> None:
+    """Go on to the evidence, or end the job at once where there can be none."""
     reason = _why_not_tested(service, job)
+    if reason is not None:
+        with service.database.reading() as session:
+            cost = Cost(device_seconds=gathering.device_seconds(session, job))
+        finish(service, job, untested(job, reason, (), cost))
+        return
     with service.database.writing() as session:
-        if not jobs.move(
-            session, job.id, project=job.project, from_=RUNNING, phase="evidence",
+        if not _is_in(session, job, "search"):
+            return
+        jobs.update(
+            session, job.id, project=job.project, phase="evidence",
             search_ended_at=now_expression(), reason=None,
-        ):  # fmt: skip
-            return
-        if reason is None:
-            _record_phase(session, job, "evidence")
-            return
-    with service.database.reading() as session:
-        cost = Cost(device_seconds=gathering.device_seconds(session, job))
-    finish(service, job, untested(job, reason, (), cost))
+        )  # fmt: skip
+        _record_phase(session, job, "evidence")
 
 
 def _why_not_tested(service: Service, job: JobRow) -> Reason | None:
@@ -214,6 +233,12 @@ def _has_finished(arm: ArmName, rows: list[trials.TrialRow]) -> bool:
 
 def _cancel(service: Service, job: JobRow) -> None:
     finish(service, job, None, state="cancelled", ended_by="cancelled")
+
+
+def _is_in(session: Session, job: JobRow, phase: Phase) -> bool:
+    """Whether the job still is where this step begins; nothing moves it until the commit."""
+    current = jobs.lock(session, job.id, project=job.project)
+    return (current.state, current.phase) == ("running", phase)
 
 
 def _record_phase(session: Session, job: JobRow, phase: str) -> None:

@@ -6,6 +6,7 @@ same answer. Only the fence (`leases.hold`) decides whether a worker may still w
 
 import logging
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,10 +66,16 @@ def take_report(
         lease = leases.get(session, lease_id, project=project)
     if _is_repetition(lease, report, body_sha256):
         return _repeat(service, lease, project=project)
-    if lease.kind == "inspect":
-        answer = _take_inspection(service, lease, report, body_sha256, project=project)
-    else:
-        answer = _take_trials(service, lease, report, body_sha256, project=project)
+    take = _take_inspection if lease.kind == "inspect" else _take_trials
+    try:
+        answer = take(service, lease, report, body_sha256, project=project)
+    except SequenceMismatch:
+        # Sent again while the first was being stored: that one has answered meanwhile.
+        with service.database.reading() as session:
+            lease = leases.get(session, lease_id, project=project)
+        if not _is_repetition(lease, report, body_sha256):
+            raise
+        return _repeat(service, lease, project=project)
     logger.debug("report.stored", extra={"lease": lease_id, "sequence": report.sequence})
     service.wake.set()
     return answer
@@ -94,8 +101,9 @@ def end_of(finished: Finished, trial: TrialRow, job: JobRow) -> End:
     A value that is not finite is a failure, whatever the worker calls it.
     """
     if finished.outcome == "failed":
-        is_retry = finished.reason in RETRIED and trial.failures + 1 < MAX_FAILURES
-        return End("failed", reason=finished.reason or "error", is_retry=is_retry)
+        reason = finished.reason or "error"
+        is_retry = reason in RETRIED and trial.failures + 1 < MAX_FAILURES
+        return End("failed", reason=reason, is_retry=is_retry)
     value = objective_value(finished.values.get("validation", {}), job)
     if value is None and finished.outcome == "completed":
         return End("failed", reason="diverged")
@@ -167,7 +175,8 @@ def _take_trials(
     try:
         _foretell(service, job, ends, rows)
         if job.phase == "search" and job.state == "running" and not report.done:
-            ensure_waiting(service, job, report.free_slots)
+            ending = Counter(rows[id].arm for id, end in ends.items() if not end.is_retry)
+            ensure_waiting(service, job, report.free_slots, ending=ending)
         return _store(service, lease, job, report, body_sha256, ends)
     except Exception:
         service.forget(job.id)  # the samplers were told of ends that were not stored
@@ -296,13 +305,8 @@ def _answer_trials(
     report: Report,
     body_sha256: str,
 ) -> ReportAnswer:
-    works = (
-        lease.is_open
-        and not report.done
-        and job.state == "running"
-        and not workers.is_draining(session, lease.worker_id, project=job.project)
-        and job.phase == ("search" if lease.step == "search" else "evidence")
-    )
+    held = leases.held_trials(session, lease.id, project=job.project)
+    works = _may_refill(session, lease, job, report, n_held=len(held))
     added: list[TrialRow] = []
     if works and report.free_slots and lease.step is not None:
         added = trials.claim(
@@ -314,8 +318,27 @@ def _answer_trials(
             session, job.id, "trial.started", project=job.project, trial=row.id,
             attempt=row.attempt, lease=lease.id,
         )  # fmt: skip
-    end = not works or (not added and not _has_more(session, job, lease))
-    return _answer(session, service, lease, report, body_sha256, added=added, end=end)
+    goes_on = bool(added) or (works and bool(held) and _has_more(session, job, lease))
+    return _answer(session, service, lease, report, body_sha256, added=added, end=not goes_on)
+
+
+def _may_refill(
+    session: Session, lease: LeaseRow, job: JobRow, report: Report, *, n_held: int
+) -> bool:
+    """Whether trials may be added to a lease.
+
+    One that was given for a trial alone has fewer slots in the worker than here: it ends with
+    that trial, and the worker asks for a whole pack again.
+    """
+    was_alone = n_held == 0 and report.free_slots < lease.slots
+    return (
+        lease.is_open
+        and not report.done
+        and not was_alone
+        and job.state == "running"
+        and not workers.is_draining(session, lease.worker_id, project=job.project)
+        and job.phase == ("search" if lease.step == "search" else "evidence")
+    )
 
 
 def _has_more(session: Session, job: JobRow, lease: LeaseRow) -> bool:
@@ -342,6 +365,7 @@ def _answer(
         leases.renew(
             session, [lease.id], lease.worker_id, project=project, lease_s=service.lease_s
         )
+    workers.touch(session, lease.worker_id, project=project)
     held = leases.held_trials(session, lease.id, project=project)
     answer = ReportAnswer(
         sequence=report.sequence,

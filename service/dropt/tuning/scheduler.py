@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable
 
-from dropt.errors import FieldError, InvalidRequest, NotFound, ProtocolUnsupported
+from dropt.errors import NotFound, ProtocolUnsupported
 from dropt.spec.protocol import (
     PROTOCOL,
     Heartbeat,
@@ -27,6 +27,7 @@ from dropt.storage import (
     workers,
 )
 from dropt.storage.jobs import JobRow
+from dropt.storage.leases import LeaseRow
 from dropt.storage.session import Session
 from dropt.storage.workers import WorkerRow
 from dropt.tuning.issuing import ensure_waiting
@@ -74,11 +75,11 @@ def heartbeat(
         NotFound: the worker is unknown or gone; it registers again and drops all work.
     """
     with service.database.writing() as session:
-        if not workers.touch(session, worker_id, project=project):
-            raise NotFound(f"No worker {worker_id}; register again")
         renewed = leases.renew(
             session, body.leases, worker_id, project=project, lease_s=service.lease_s
         )
+        if not workers.touch(session, worker_id, project=project):  # locked last, as by reports
+            raise NotFound(f"No worker {worker_id}; register again")
         drain = workers.is_draining(session, worker_id, project=project)
         news = tuple(
             _news(session, service, lease_id, lease_id in renewed, project=project)
@@ -95,8 +96,11 @@ def retire(service: Service, worker_id: str, *, project: str) -> None:
     """
     with service.database.writing() as session:
         workers.get(session, worker_id, project=project)
-        for lease in leases.list_open(session, project=project, worker_id=worker_id):
-            give_back_trials(session, lease, project=project)
+        held = leases.list_open(session, project=project, worker_id=worker_id)
+        for one in sorted(held, key=lambda lease: (lease.job_id or "", lease.id)):
+            lease = _locked(session, one.id, project=project)
+            if lease.is_open:
+                give_back_trials(session, lease, project=project)
         workers.retire(session, worker_id, project=project)
     logger.info("worker.retired", extra={"worker": worker_id})
 
@@ -108,7 +112,7 @@ def give_back(service: Service, lease_id: str, *, project: str) -> None:
         NotFound: no such lease, or it is closed.
     """
     with service.database.writing() as session:
-        lease = leases.get(session, lease_id, project=project, lock=True)
+        lease = _locked(session, lease_id, project=project)
         if not lease.is_open:
             raise NotFound(f"Lease {lease_id} is closed")
         give_back_trials(session, lease, project=project)
@@ -160,11 +164,30 @@ def grant(
     if worker.state == "draining":
         return None
     for job in active:
-        lease = _grant_of(service, job, worker, request, idempotency_key)
+        try:
+            lease = _grant_of(service, job, worker, request, idempotency_key)
+        except _AnsweredMeanwhile as first:
+            return _renewed(service, first.lease, project=project)
         if lease is not None:
             logger.debug("lease.granted", extra={"lease": lease.id, "job": job.id})
             return lease
     return None
+
+
+class _AnsweredMeanwhile(Exception):
+    """The same request was sent again, and one of the two has got its lease: it is for both."""
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(lease.id)
+        self.lease = lease
+
+
+def _locked(session: Session, lease_id: str, *, project: str) -> LeaseRow:
+    """A lease that no report changes meanwhile; its job is locked first, as everywhere."""
+    lease = leases.get(session, lease_id, project=project)
+    if lease.kind == "train" and lease.job_id is not None:
+        jobs.lock(session, lease.job_id, project=project)
+    return leases.get(session, lease_id, project=project, lock=True)
 
 
 def _granted_before(service: Service, key: Idempotency, *, project: str) -> Lease | None:
@@ -172,7 +195,10 @@ def _granted_before(service: Service, key: Idempotency, *, project: str) -> Leas
         stored = idempotency.find(session, key.path, key.key, key.body_sha256, project=project)
     if stored is None:
         return None
-    lease = Lease.model_validate(stored.answer)
+    return _renewed(service, Lease.model_validate(stored.answer), project=project)
+
+
+def _renewed(service: Service, lease: Lease, *, project: str) -> Lease:
     with service.database.writing() as session:
         row = leases.get(session, lease.id, project=project)
         leases.renew(session, [lease.id], row.worker_id, project=project, lease_s=service.lease_s)
@@ -202,6 +228,7 @@ def _grant_of(
     if job.phase not in ("search", "evidence"):
         return None
     slots = _slots(job, request)
+    _end_lost(service, job)
     if job.phase == "search":
         ensure_waiting(service, job, slots)
     return _grant_pack(service, job, worker, slots, key, uploaded=content is not None)
@@ -255,13 +282,22 @@ def _grant_pack(
         current = jobs.lock(session, job.id, project=job.project)
         if (current.state, current.phase) != (job.state, job.phase):
             return None
-        for lost in trials.end_lost(session, job.id, project=job.project):
-            _record_loss(session, job, lost.id, lost.attempt)
         for phase in _phases(job):
             lease = _claim(session, service, job, worker, slots, phase, uploaded=uploaded)
             if lease is not None:
                 return _granted(session, job, lease, worker, key)
     return None
+
+
+def _end_lost(service: Service, job: JobRow) -> None:
+    """End what was lost too often; the samplers learn of it when they are built again."""
+    with service.database.writing() as session:
+        jobs.lock(session, job.id, project=job.project)
+        lost = trials.end_lost(session, job.id, project=job.project)
+        for row in lost:
+            _record_loss(session, job, row.id, row.attempt)
+    if lost:
+        service.forget(job.id)
 
 
 def _phases(job: JobRow) -> tuple[Step, ...]:
@@ -288,7 +324,8 @@ def _claim(
             limit=_share(session, job, slots, phase), alone=alone,
         )  # fmt: skip
         if claimed:
-            return train_lease(row, job, phase, claimed, uploaded=uploaded)
+            lease = train_lease(row, job, phase, claimed, uploaded=uploaded)
+            return lease.model_copy(update={"slots": 1}) if alone else lease
     leases.discard(session, row.id, project=job.project)
     return None
 
@@ -323,9 +360,7 @@ def _granted(
             session, key.path, key.key, key.body_sha256, project=job.project
         )
         if first is not None:
-            raise InvalidRequest.of(
-                FieldError("", "idempotency", "The same key is being answered; send it again.")
-            )
+            raise _AnsweredMeanwhile(Lease.model_validate(first.answer))
         idempotency.store(
             session, key.path, key.key, key.body_sha256, 200, {},
             lease.model_dump(mode="json", by_alias=True), project=job.project,

@@ -22,7 +22,7 @@ from tests.service.storage.rows import (
 
 from dropt.errors import LeaseLost
 from dropt.spec.ids import TrialId
-from dropt.storage import arms, events, idempotency, jobs, leases, measurements, trials
+from dropt.storage import arms, events, idempotency, jobs, leases, measurements, projects, trials
 from dropt.storage.engine import Database
 from dropt.storage.trials import TrialRow
 
@@ -92,10 +92,16 @@ def _claim_in_process(url: str, scene: Scene) -> list[TrialRow]:
 
 
 @pytest.mark.slow
-def test_claims_of_processes_have_one_winner_for_each_trial(database: Database) -> None:
-    scene = scene_in(database, n_trials=100)
-    with get_context("spawn").Pool(4) as pool:
-        taken = pool.starmap(_claim_in_process, [(database.url, scene)] * 4)
+def test_processes_on_one_sqlite_file_have_one_winner_for_each_trial(
+    sqlite_database_url: str,
+) -> None:
+    database = Database.open(sqlite_database_url)
+    with database.writing() as session:
+        projects.ensure(session, PROJECT)
+    scene = scene_in(database, n_trials=60)
+    database.close()
+    with get_context("forkserver").Pool(4) as pool:
+        taken = pool.starmap(_claim_in_process, [(sqlite_database_url, scene)] * 4, chunksize=1)
     assert ids_of(taken) == Counter(scene.ids)
 
 

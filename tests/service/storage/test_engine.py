@@ -1,5 +1,6 @@
 """Connections: transactions that read and that write, and faults in our words."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -164,19 +165,20 @@ def test_a_server_that_is_away_is_said_within_its_timeout() -> None:
 
 
 @pytest.mark.slow
-def test_postgresql_works_again_after_its_crash_without_a_new_process() -> None:
+def test_postgresql_works_again_after_its_crash_with_all_it_committed() -> None:
     server = PostgresServer(durable=True)
     server.start()
     database = Database.open(server.url(), check_schema=False)
     try:
         with database.writing() as session:
-            session.execute(text("CREATE TABLE kept (n integer)"))
-        server.kill()
-        with pytest.raises(NotReady), database.reading() as session:
-            session.execute(text("SELECT n FROM kept"))
-        server.start()
-        with database.reading() as session:
-            assert session.scalars(text("SELECT n FROM kept")).all() == []
+            session.execute(text("CREATE TABLE kept AS SELECT 7 AS n"))
+        for signum in (signal.SIGKILL, signal.SIGQUIT):
+            server.kill(signum)
+            with pytest.raises(NotReady), database.reading() as session:
+                session.execute(text("SELECT n FROM kept"))
+            server.start()
+            with database.reading() as session:
+                assert session.scalars(text("SELECT n FROM kept")).all() == [7]
     finally:
         database.close()
         server.close()

@@ -34,10 +34,8 @@ def numpy_mix(h: Words) -> Words:
     return mixed
 
 
-def numpy_kept(
-    n: int, rate: float, seed: int, step: int, site: int, call: int
-) -> npt.NDArray[np.bool_]:
-    """Which of n elements are kept."""
+def numpy_hash(n: int, seed: int, step: int, site: int, call: int) -> Words:
+    """u(i) of the first n elements, 24 bits each."""
 
     def u32(value: int) -> Words:
         return np.array([value % 2**32], dtype=np.uint32)
@@ -47,8 +45,17 @@ def numpy_kept(
     a = numpy_mix(numpy_mix(numpy_mix(lo ^ (u32(site) * g)) + u32(step) * g) + u32(call) * g)
     b = numpy_mix(numpy_mix(hi + u32(site)) ^ a)
     i = np.arange(n, dtype=np.uint32)
-    u = numpy_mix(numpy_mix((i * g) ^ a) + b) >> np.uint32(8)
-    return u >= np.uint32(int(np.float32(rate) * np.float32(2**24)))
+    u: Words = numpy_mix(numpy_mix((i * g) ^ a) + b) >> np.uint32(8)
+    return u
+
+
+def numpy_kept(
+    n: int, rate: float, seed: int, step: int, site: int, call: int
+) -> npt.NDArray[np.bool_]:
+    """Which of n elements are kept."""
+    threshold = np.uint32(int(np.float32(rate) * np.float32(2**24)))
+    kept: npt.NDArray[np.bool_] = numpy_hash(n, seed, step, site, call) >= threshold
+    return kept
 
 
 def numpy_drop(
@@ -113,6 +120,14 @@ def test_all_backends_agree_bitwise(
         by_reference(x, rate, seed, step, site, call),
     ):
         assert torch.equal(bits(result), bits(torch.from_numpy(expected)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_unit_is_kept_when_its_number_equals_the_threshold(dtype: torch.dtype) -> None:
+    u = int(numpy_hash(1, 7, 3, SITE, 0)[0])
+    one = torch.ones(1, dtype=dtype)
+    assert float(drop(one, *slot(u / 2**24, 7, 3), site=SITE)) > 0
+    assert float(drop(one, *slot((u + 1) / 2**24, 7, 3), site=SITE)) == 0
 
 
 @pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17])

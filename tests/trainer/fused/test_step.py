@@ -86,19 +86,39 @@ class Summed(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_inputs_may_be_several_tensors_by_name(shared: bool) -> None:
+def test_inputs_may_be_several_tensors_by_name() -> None:
     model = Summed().double()
     rows = Rows(model, n_slots=2, n_columns=0)
     for row in range(2):
         rows.write(row, Summed().double())
     instrument(model, [])
     window = rows.window(2)
-    values, ids = torch.ones(2, 4, 3, dtype=torch.float64), torch.arange(8).view(2, 4) % 5
-    x = {"values": values[0], "ids": ids[0]} if shared else {"values": values, "ids": ids}
-    outputs = [
-        forward_of(model, lane, shared_inputs=shared)(window.parameters, window.buffers, x)
-        for lane in LANES
-    ]
+    values = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = {"values": values, "ids": torch.arange(8).view(2, 4) % 5}
+    outputs = [forward_of(model, lane)(window.parameters, window.buffers, x) for lane in LANES]
     assert outputs[0].shape == (2, 4, 2)
     torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+
+
+class Tied(nn.Module):
+    """The same weight under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x))
+        return out
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_tied_weights_are_replaced_under_every_name(lane: Lane) -> None:
+    model = Tied()
+    rows = Rows(model, n_slots=2, n_columns=0)
+    rows.weight[1] = 1.0
+    instrument(model, [])
+    window = rows.window(2)
+    output = forward_of(model, lane)(window.parameters, window.buffers, torch.ones(2, 1, 4))
+    assert output.tolist() == [[[0.0] * 4], [[16.0] * 4]]

@@ -465,6 +465,24 @@ def test_recurrent_layers_and_attention_are_named_and_their_neighbours_left_out(
     assert ("unsupported-layer", "rnn:out") in {(f.code, f.site) for f in found.findings}
 
 
+class Noisy(nn.Module):
+    """Draws from torch's generator, and changes a buffer and an attribute of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.last = nn.Linear(16, N_CLASSES)
+        self.register_buffer("mean", torch.zeros(16))
+        self.n_forwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        self.n_forwards += 1
+        self.get_buffer("mean").add_(x.detach().mean(0))
+        out: Tensor = self.last(F.relu(x + torch.randn_like(x)))
+        return out
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "mlp with batch norm": (lambda: reference("mlp", batch_norm=True), normal(4, 64)),
     "cnn": (lambda: reference("cnn"), normal(4, 64)),
@@ -477,6 +495,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     ),
     "loop": (Loop, normal(4, 8)),
     "wide and deep": (WideAndDeep, normal(4, 8)),
+    "noisy": (Noisy, normal(4, 8)),
 }  # fmt: skip
 
 
@@ -525,7 +544,7 @@ def test_every_site_that_is_found_can_be_instrumented_and_acts(case: str) -> Non
             if site is not None:
                 set_rates(model, {site.site: 0.5})
             silence(model)
-            with site_mode(model, vmapped=False):
+            with torch.random.fork_rng(), site_mode(model, vmapped=False):
                 outputs[None if site is None else (site.site, kind)] = model(inputs)
     without = outputs.pop(None)
     assert outputs

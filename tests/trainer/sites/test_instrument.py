@@ -251,6 +251,17 @@ def test_attribute_sites_take_the_place_of_the_models_own_dropout() -> None:
     assert torch.equal(run(model, x), y)
 
 
+def test_calls_of_an_attribute_site_have_masks_of_their_own() -> None:
+    name = "own rate"
+    model, bare = instrumented(name, {":drop_rate": 0.4}).train(), make(name)
+    seed, step = torch.tensor(mask_seed(5)), torch.tensor(2, dtype=torch.int32)
+    y = F.relu(bare.get_submodule("first")(rows(name)))
+    for call in range(2):
+        site = site_key(":drop_rate")
+        y = apply_kind(y, "element", torch.tensor(0.4), seed, step, site=site, call=call)
+    assert torch.equal(run(model, rows(name)), bare.get_submodule("last")(y))
+
+
 def stacked(model: nn.Module, n_slots: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Parameters and buffers of a pack whose slots all start from one model."""
 

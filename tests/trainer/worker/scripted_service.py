@@ -12,7 +12,6 @@ import httpx2
 from dropt.spec.protocol import Lease
 
 Body = dict[str, Any]
-Fault = Callable[[httpx2.Request], None]
 
 
 @dataclass
@@ -35,6 +34,7 @@ class ScriptedService:
     faults: deque[str] = field(default_factory=deque)
     lease_faults: deque[str] = field(default_factory=deque)
     lost: set[str] = field(default_factory=set)
+    offline: bool = False
     expires_in: float = 30.0
     heartbeat_s: float = 10.0
     news: Body = field(default_factory=dict)
@@ -45,8 +45,15 @@ class ScriptedService:
     def transport(self) -> httpx2.MockTransport:
         return httpx2.MockTransport(self._answer)
 
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        """Wait until a request has made the condition true."""
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout_s)
+
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         with self.changed:
+            if self.offline:
+                raise httpx2.ConnectError("no network", request=request)
             response = self._route(request)
             self.changed.notify_all()
         return response
@@ -71,12 +78,16 @@ class ScriptedService:
             case ("DELETE", "workers", worker):
                 self.retired.append(worker)
                 return httpx2.Response(204)
-            case ("HEAD", "artifacts", digest):
-                return httpx2.Response(200 if digest in self.artifacts else 404)
-            case ("PUT", "artifacts", digest):
-                self.artifacts[digest] = request.content
-                return httpx2.Response(201)
+            case (_, "artifacts", digest):
+                return self._artifact(request, digest)
         raise AssertionError(f"{request.method} {request.url.path} is not in the protocol")
+
+    def _artifact(self, request: httpx2.Request, digest: str) -> httpx2.Response:
+        if request.method == "HEAD":
+            return httpx2.Response(200 if digest in self.artifacts else 404)
+        assert request.method == "PUT"
+        self.artifacts[digest] = request.content
+        return httpx2.Response(201)
 
     def _heartbeat(self, body: Body) -> httpx2.Response:
         self.heartbeats.append(body)
@@ -151,19 +162,17 @@ def _fail(fault: str, request: httpx2.Request) -> httpx2.Response:
     return problem(int(status), code or "not-ready")
 
 
-def train_lease(
-    trials: Iterable[Body], *, epochs: int = 4, slots: int = 4, rungs: tuple[int, ...] = (), **changes: object
-) -> Body:
+def train_lease(trials: Iterable[Body], **changes: object) -> Body:
     """A lease to train `mlp` on `digits`."""
     body = {
         "id": "lea_1", "kind": "train", "expires_in": 30, "job": "job_1", "phase": "search",
         "step": "search", "model": {"name": "mlp", "args": {"hidden": [16]}},
         "dataset": {"name": "digits", "task": "classification",
                     "sha256": "ac4c88e3aac26bb6198e8af3f784cd0be54513e08c5ce4ec60bfe3ee32931f58"},
-        "training": {"epochs": epochs, "batch_size": 256, "loss": "cross_entropy",
+        "training": {"epochs": 4, "batch_size": 256, "loss": "cross_entropy",
                      "metrics": ["nll", "accuracy"]},
         "objective": {"metric": "nll", "direction": "minimize"},
-        "slots": slots, "columns": {"layers.1:out": ["element"]}, "rungs": rungs,
+        "slots": 4, "columns": {"layers.1:out": ["element"]}, "rungs": [],
         "trials": list(trials), **changes,
     }  # fmt: skip
     Lease.model_validate(body)

@@ -23,7 +23,7 @@ from dropt_trainer.fused.slots import (
 from dropt_trainer.metrics import METRICS
 
 State = Literal["running", "finished", "diverged"]
-EXAMPLES_AT_ONCE = 4096  # of all trials in one evaluation chunk; more no longer fit a cache
+EXAMPLES_AT_ONCE = 8192  # of all trials in one evaluation chunk; fewer or more were slower
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dropt_trainer.fused.step import Lane, forward_of
 from dropt_trainer.losses import LOSSES
 from dropt_trainer.optim import Family, Optimizer
 from dropt_trainer.sites.instrument import SitePort, instrument
+from dropt_trainer.sites.ports import SEED
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -80,7 +81,7 @@ class Pack:
         )  # fmt: skip
         instrument(model, self.ports)
         self._forward = forward_of(model, lane)
-        self._evaluate = forward_of(copy.deepcopy(model).eval(), lane, shared_inputs=True)
+        self._evaluate = forward_of(copy.deepcopy(model).eval(), lane)
 
     def load(self, slot: int, trial: SlotTrial) -> None:
         """Begin a trial in an empty slot, from its initial weights.
@@ -165,6 +166,12 @@ class Pack:
             window: whose weights.
             x: [B, ...], or such tensors by name; the same for every trial.
         """
+        # Expanded, not shared by vmap: as fast, and training and evaluation have one form.
+        n_trials = len(window.buffers[SEED])
+        if isinstance(x, dict):
+            x = {name: t.expand(n_trials, *t.shape) for name, t in x.items()}
+        else:
+            x = x.expand(n_trials, *x.shape)
         return self._evaluate(window.parameters, window.buffers, x)
 
     def keep(self, slots: Sequence[int]) -> None:

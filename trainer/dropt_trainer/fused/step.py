@@ -17,29 +17,25 @@ from dropt_trainer.sites.instrument import site_mode
 
 Lane = Literal["fused", "solo"]
 Named = Mapping[str, Tensor]
-# parameters and buffers by name, [n, *shape]; x [n, B, ...] or, shared, [B, ...] -> [n, B, ...]
+# parameters and buffers by name, [n, *shape]; x [n, B, ...] -> [n, B, ...]
 Forward = Callable[[Named, Named, Inputs], Tensor]
 
 
-def forward_of(model: nn.Module, lane: Lane, *, shared_inputs: bool = False) -> Forward:
+def forward_of(model: nn.Module, lane: Lane) -> Forward:
     """The forward of n trials of an instrumented model.
 
     Args:
         model: in training or in evaluation mode; its own parameters are used where frozen.
         lane: fused or solo.
-        shared_inputs: every trial gets the same x, [B, ...] without a dimension of trials.
     """
-    if lane == "fused":
-        return _fused(model, shared_inputs=shared_inputs)
-    return _solo(model, shared_inputs=shared_inputs)
+    return _fused(model) if lane == "fused" else _solo(model)
 
 
-def _fused(model: nn.Module, *, shared_inputs: bool) -> Forward:
-    def call(parameters: Named, buffers: Named, x: Inputs) -> Tensor:
-        return _one(model, parameters, buffers, x)
+def _fused(model: nn.Module) -> Forward:
+    call = _one_trial(model)
 
     # "error": a random operation that is not a site would train with masks nobody accounts for.
-    batched = vmap(call, in_dims=(0, 0, None if shared_inputs else 0), randomness="error")
+    batched = vmap(call, randomness="error")
 
     def forward(parameters: Named, buffers: Named, x: Inputs) -> Tensor:
         with site_mode(model, vmapped=True):
@@ -49,26 +45,45 @@ def _fused(model: nn.Module, *, shared_inputs: bool) -> Forward:
     return forward
 
 
-def _solo(model: nn.Module, *, shared_inputs: bool) -> Forward:
+def _solo(model: nn.Module) -> Forward:
+    call = _one_trial(model)
+
     def forward(parameters: Named, buffers: Named, x: Inputs) -> Tensor:
         # Unbound once: a gradient through n single selections would write n * n rows.
         unbound = {name: p.unbind(0) for name, p in parameters.items()}
         outputs = []
         for row in range(len(next(iter(parameters.values())))):
-            own_x = x if shared_inputs else _row_of(x, row)
             own_parameters = {name: p[row] for name, p in unbound.items()}
             own_buffers = {name: b[row] for name, b in buffers.items()}
             with site_mode(model, vmapped=False):
-                outputs.append(_one(model, own_parameters, own_buffers, own_x))
+                outputs.append(call(own_parameters, own_buffers, _row_of(x, row)))
         return torch.stack(outputs)
 
     return forward
 
 
-def _one(model: nn.Module, parameters: Named, buffers: Named, x: Inputs) -> Tensor:
-    """One trial's output; batch norm and its like change the buffers in place."""
-    output: Tensor = functional_call(model, (dict(parameters), dict(buffers)), (x,))
-    return output
+def _one_trial(model: nn.Module) -> Forward:
+    """The forward of one trial; batch norm and its like change the buffers in place."""
+    first_names = _first_names(model)
+
+    def call(parameters: Named, buffers: Named, x: Inputs) -> Tensor:
+        given = {**parameters, **buffers}
+        named = {name: given[first] for name, first in first_names.items() if first in given}
+        # Tied weights are all named, so torch need not look for them in each forward.
+        output: Tensor = functional_call(model, named, (x,), tie_weights=False)
+        return output
+
+    return call
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of every parameter and buffer, and the first name of the same tensor."""
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def _row_of(x: Inputs, row: int) -> Inputs:

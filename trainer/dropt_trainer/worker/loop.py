@@ -30,7 +30,7 @@ from dropt_trainer.worker.retrying import GivenUp, until_answered
 from dropt_trainer.worker.sources import DataSource, Wanted
 from dropt_trainer.worker.speaker import Speaker, refuses_key, report_inspection
 from dropt_trainer.worker.subjects import Subjects
-from dropt_trainer.worker.training import TrainingLease, Workshop
+from dropt_trainer.worker.training import WAIT_S, TrainingLease, Workshop
 
 logger = logging.getLogger(__name__)
 
@@ -182,10 +182,12 @@ class Worker:
 
     def _end_lease(self, lease: Lease, outbox: Outbox, speaker: Speaker) -> None:
         """Close a lease that is done; give one back whose trials are still under way."""
+        outbox.want_no_more()
+        while not (self.pulse.drain.is_set() or outbox.wait_until_said(WAIT_S)):
+            pass
         if not self.pulse.drain.is_set():
             speaker.finish()
             return
-        outbox.want_no_more()
         outbox.wait_until_said(LAST_WORDS_S)
         speaker.end()
         self._give_back(lease.id)

@@ -21,8 +21,13 @@ class GivenUp(Exception):
 
 
 def is_temporary(error: DroptError) -> bool:
-    """Whether the same request may be answered later: no connection, too many, a server fault."""
-    return error.status >= SERVER_FAULT or error.status == TOO_MANY
+    """Whether the same request may be answered later.
+
+    No connection, too many requests, a fault of the service; and a report whose artifact the
+    service has meanwhile swept, because each repetition uploads it first.
+    """
+    swept = any(field.code == "unknown-artifact" for field in error.errors)
+    return swept or error.status >= SERVER_FAULT or error.status == TOO_MANY
 
 
 def pauses(jitter: np.random.Generator) -> Iterator[float]:

@@ -1,0 +1,306 @@
+"""A whole search by hand and by dropt: the same trials, epochs, space, pruner and cores, in turn.
+
+By hand is what an expert would write: Optuna (TPE, successive halving) around a PyTorch loop over
+tensors with `AdamW(fused=True)`; once in one process with all cores' threads, once as one process
+per core on one study in a journal file. dropt is a real service with one worker per core over
+HTTP, on SQLite, from the submission of the job to the end of its search, inspection and probe
+included. Imports and starting of processes count for neither side.
+
+    python tests/benchmarks/search.py [--trials 64] [--repeats 3] [--cores 2] [--json FILE]
+
+The last line is `ratio search ...`: the faster of the two ways by hand over dropt, median.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from torch import Tensor, nn
+
+from dropt.client import Client
+from dropt.spec.job import JobCreate
+from dropt_trainer.data import builtin
+from dropt_trainer.data.prepare import Prepared, prepare
+from dropt_trainer.dropout import masks
+from dropt_trainer.worker.sources import split_of
+
+DATASET, HIDDEN = "digits", (128, 64)
+EPOCHS, RUNG, FACTOR, BATCH = 27, 9, 3, 64
+LR, WEIGHT_DECAY = (3e-4, 3e-2), (1e-6, 1e-1)
+# (low, step, points, codes below low that mean 0) of dropt's space: input, then hidden sites
+RATES = ((0.05, 0.05, 6, 3), (0.05, 0.05, 14, 6), (0.05, 0.05, 14, 6))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One search."""
+
+    seconds: float
+    steps: int
+    epochs: int
+    pruned: int
+    best: float
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.seconds
+
+
+class Mlp(nn.Module):
+    """The network of `mlp`, with dropout at its three sites written by hand."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, rates: list[float]) -> None:
+        super().__init__()
+        first, second = HIDDEN
+        self.layers = nn.Sequential(
+            nn.Dropout(rates[0]), nn.Linear(n_inputs, first), nn.ReLU(), nn.Dropout(rates[1]),
+            nn.Linear(first, second), nn.ReLU(), nn.Dropout(rates[2]),
+            nn.Linear(second, n_outputs),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+def digits() -> Prepared:
+    """The data as dropt trains on it: the same rows in the same parts."""
+    dataset = builtin.load(DATASET)
+    return prepare(dataset, split_of(dataset, None))
+
+
+def objective(trial: optuna.Trial, data: Prepared) -> float:
+    """One trial by hand: train, evaluate on validation each epoch, report, prune."""
+    codes = [
+        trial.suggest_int(f"rate{i}", -zeros, points - 1)
+        for i, (_, _, points, zeros) in enumerate(RATES)
+    ]
+    rates = [
+        low + code * step if code >= 0 else 0.0
+        for code, (low, step, _, _) in zip(codes, RATES, strict=True)
+    ]
+    lr = trial.suggest_float("lr", *LR, log=True)
+    decay = trial.suggest_float("weight_decay", *WEIGHT_DECAY, log=True)
+    generator = torch.Generator().manual_seed(trial.number)
+    train, validation = data.parts["train"], data.parts["validation"]
+    x, y = train.x, train.y
+    assert isinstance(x, Tensor)
+    assert isinstance(validation.x, Tensor)
+    model = Mlp(x.shape[1], data.n_outputs, rates)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, fused=True)
+    loss_of = nn.CrossEntropyLoss()
+    best = float("inf")
+    for epoch in range(1, EPOCHS + 1):
+        model.train()
+        for rows in torch.randperm(len(y), generator=generator).split(BATCH):
+            optimizer.zero_grad()
+            loss_of(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            value = loss_of(model(validation.x), validation.y).item()
+        best = min(best, value)
+        trial.report(value, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return best
+
+
+def make_study(storage: Any, seed: int) -> optuna.Study:
+    """A study as in dropt: TPE that lies about running trials, one rung at a third."""
+    return optuna.create_study(
+        study_name="search", storage=storage, load_if_exists=True, direction="minimize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNG, reduction_factor=FACTOR),
+    )  # fmt: skip
+
+
+def by_hand(n_trials: int, seed: int, threads: int) -> Outcome:
+    """One process."""
+    torch.set_num_threads(threads)
+    data = digits()
+    study = make_study(None, seed)
+    start = time.perf_counter()
+    study.optimize(lambda trial: objective(trial, data), n_trials=n_trials)
+    return outcome_of(study, time.perf_counter() - start, data)
+
+
+def by_hand_in_processes(n_trials: int, seed: int, cores: int) -> Outcome:
+    """One process per core on one study; they start together once all have imported torch."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "journal")
+        barrier = context.Barrier(cores + 1)
+        share = -(-n_trials // cores)
+        processes = [
+            context.Process(
+                target=_optimize, args=(path, seed + core, min(share, n_trials - core * share),
+                                        barrier),
+            )
+            for core in range(cores)
+        ]  # fmt: skip
+        for process in processes:
+            process.start()
+        barrier.wait()
+        start = time.perf_counter()
+        for process in processes:
+            process.join()
+        seconds = time.perf_counter() - start
+        return outcome_of(make_study(_journal(path), seed), seconds, digits())
+
+
+def _optimize(path: str, seed: int, n_trials: int, barrier: Any) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.set_num_threads(1)
+    data = digits()
+    study = make_study(_journal(path), seed)
+    barrier.wait()
+    study.optimize(lambda trial: objective(trial, data), n_trials=n_trials)
+
+
+def _journal(path: str) -> Any:
+    from optuna.storages.journal import JournalFileBackend
+
+    return optuna.storages.JournalStorage(JournalFileBackend(path))
+
+
+def outcome_of(study: optuna.Study, seconds: float, data: Prepared) -> Outcome:
+    epochs = sum(len(trial.intermediate_values) for trial in study.trials)
+    pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in study.trials)
+    steps = epochs * -(-len(data.parts["train"].y) // BATCH)
+    return Outcome(seconds, steps, epochs, pruned, study.best_value)
+
+
+class Dropt:
+    """A real service with one worker per core, started once; each search is one job."""
+
+    def __init__(self, cores: int, log: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._log = log.open("w")
+        command = [
+            sys.executable, "-m", "dropt.cli.main", "serve", "--port", "0", "--state",
+            self._folder.name, "--workers", str(cores),
+        ]  # fmt: skip
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
+        self.client = Client(self._address())
+        while sum(w.state == "live" for w in self.client.list_workers()) < cores:
+            time.sleep(0.1)
+
+    def _address(self) -> str:
+        file = Path(self._folder.name) / "address"
+        while not file.exists() or not file.read_text().strip():
+            time.sleep(0.1)
+        return file.read_text().strip()
+
+    def search(self, n_trials: int, seed: int) -> Outcome:
+        body = JobCreate.model_validate(
+            {
+                "model": {"name": "mlp", "args": {"hidden": list(HIDDEN)}},
+                "dataset": DATASET,
+                "compare": {"arms": ["with"]},
+                "evidence": False,
+                "search": {
+                    "seed": seed,
+                    "pruner": {"rungs": [RUNG / EPOCHS], "factor": FACTOR},
+                    "also": {
+                        "lr": {"low": LR[0], "high": LR[1], "log": True},
+                        "weight_decay": {
+                            "low": WEIGHT_DECAY[0], "high": WEIGHT_DECAY[1], "log": True,
+                        },
+                    },
+                },
+                "training": {"epochs": EPOCHS, "batch_size": BATCH},
+                "budget": {"trials": n_trials},
+            }
+        )  # fmt: skip
+        start = time.perf_counter()
+        job = self.client.create_job(body)
+        while not (job := self.client.get_job(job.id, wait_s=20)).done:
+            pass
+        seconds = time.perf_counter() - start
+        if job.state != "succeeded":
+            raise RuntimeError(f"the job {job.state}: {job.reason}")
+        arm = job.progress.arms[0]
+        steps = job.consumed.epochs * -(-len(digits().parts["train"].y) // BATCH)
+        assert arm.best_value is not None
+        return Outcome(seconds, steps, job.consumed.epochs, arm.pruned, arm.best_value)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._log.close()
+        self._folder.cleanup()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cores", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    print(
+        f"{platform.processor() or platform.machine()}, {arguments.cores} cores, "
+        f"torch {torch.__version__}, optuna {optuna.__version__}, masks in {masks.backend()}; "
+        f"mlp {HIDDEN} on {DATASET}, {arguments.trials} trials x {EPOCHS} epochs, batch {BATCH}, "
+        f"rung at {RUNG}, 1 in {FACTOR} goes on"
+    )
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        found = run(arguments.trials, arguments.repeats, arguments.cores, Path(log.name))
+    tell(found, arguments.cores)
+    if arguments.json is not None:
+        arguments.json.write_text(
+            json.dumps({side: [asdict(one) for one in of] for side, of in found.items()})
+        )
+
+
+def run(n_trials: int, repeats: int, cores: int, log: Path) -> dict[str, list[Outcome]]:
+    """All sides in turn, after one short search each to warm up."""
+    found: dict[str, list[Outcome]] = {"one process": [], "processes": [], "dropt": []}
+    dropt = Dropt(cores, log)
+    try:
+        by_hand(4, 99, cores)
+        dropt.search(16, 99)
+        for seed in range(repeats):
+            found["one process"].append(by_hand(n_trials, seed, cores))
+            found["processes"].append(by_hand_in_processes(n_trials, seed, cores))
+            found["dropt"].append(dropt.search(n_trials, seed))
+    finally:
+        dropt.close()
+    return found
+
+
+def tell(found: dict[str, list[Outcome]], cores: int) -> None:
+    """A line per search, then medians and the ratio."""
+    for side, outcomes in found.items():
+        for one in outcomes:
+            print(
+                f"{side:12} {one.seconds:7.2f} s  {one.steps:6d} steps  "
+                f"{one.steps_per_second:7.0f} steps/s  {one.epochs:5d} epochs  "
+                f"{one.pruned:3d} pruned  best validation loss {one.best:.4f}"
+            )
+    median = {side: statistics.median(o.seconds for o in of) for side, of in found.items()}
+    pace = {side: statistics.median(o.steps_per_second for o in of) for side, of in found.items()}
+    peer = min(("one process", "processes"), key=lambda side: median[side])
+    print(
+        f"the faster way by hand is {peer!r}: {median[peer]:.2f} s against {median['dropt']:.2f} s"
+    )
+    print(f"ratio steps/s {pace['dropt'] / pace[peer]:.2f}")
+    print(f"ratio search {median[peer] / median['dropt']:.2f} ({cores} cores, against {peer})")
+
+
+if __name__ == "__main__":
+    main()
