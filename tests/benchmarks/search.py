@@ -104,7 +104,7 @@ def objective(trial: optuna.Trial, data: Prepared) -> float:
     best = float("inf")
     for epoch in range(1, EPOCHS + 1):
         model.train()
-        for rows in torch.randperm(len(y), generator=generator).split(BATCH):
+        for rows in torch.split(torch.randperm(len(y), generator=generator), BATCH):
             optimizer.zero_grad()
             loss_of(model(x[rows]), y[rows]).backward()
             optimizer.step()

@@ -58,6 +58,7 @@ def test_kernels_are_built_once_into_the_users_cache(
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_damaged_library_in_the_cache_is_built_again(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI
+from starlette.routing import Route
 
 import dropt
 from dropt.api import answers, artifacts, catalogue, datasets, help_pages, jobs, operation, workers
@@ -56,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     dashboard = Dashboard(lambda: background.storage)
     for prefix in PREFIXES:
         app.mount(prefix, dashboard)
+        app.router.routes.append(Route(prefix, dashboard))  # a mount begins below its prefix
     answer_problems(app)
     app.add_middleware(Gate, settings=settings)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # as FastAPI documents it

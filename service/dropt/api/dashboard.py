@@ -2,15 +2,12 @@
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 from a2wsgi import WSGIMiddleware
 from anyio import to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
 
 PREFIXES = ("/api", "/dashboard", "/static", "/csv", "/artifacts", "/favicon.ico")
 N_THREADS = 4
@@ -27,7 +24,7 @@ class Dashboard:
     Importing it takes 2.6 s, so it happens in a thread, and API requests do not wait for it.
     """
 
-    def __init__(self, open_storage: "Callable[[], BaseStorage]") -> None:
+    def __init__(self, open_storage: Callable[[], object]) -> None:
         self._open_storage = open_storage
         self._lock = anyio.Lock()
         self._app: ASGIApp | None = None

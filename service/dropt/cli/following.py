@@ -10,7 +10,7 @@ from rich.text import Text
 from dropt.cli import figures
 from dropt.cli.answer import NextStep, print_answer
 from dropt.cli.problems import ExitCode
-from dropt.cli.progress import Progress
+from dropt.cli.progress import Progress, in_order
 from dropt.client import Client
 from dropt.errors import NoResultYet
 from dropt.spec.results import BestRead, JobRead, VerdictRead
@@ -58,7 +58,7 @@ def print_so_far(console: Console, client: Client, job_id: str, goes_on: str) ->
     job = client.get_job(job_id)
     metric = job.spec.objective.metric
     console.print(Text(f"\nStopped at {100 * job.progress.fraction:.0f} % of {job.id}."))
-    for arm in job.progress.arms:
+    for arm in in_order(job):
         if arm.best_value is not None:
             best = figures.score(metric, arm.best_value)
             name = figures.METRIC_NAMES[metric]

@@ -108,7 +108,7 @@ class Bars:
         job = self._job
         rows = [_row("preparing", Text(_preparation(job)))]
         if job.phase in {"search", "evidence", "reporting"}:
-            rows.append(_row("search", *(_arm_bar(job, arm) for arm in _in_order(job))))
+            rows.append(_row("search", *(_arm_bar(job, arm) for arm in in_order(job))))
         if job.phase in {"evidence", "reporting"}:
             rows.append(_row("evidence", _evidence_bar(job.progress.evidence)))
         return Group(*rows, seconds) if not job.done else Group(*rows)
@@ -152,7 +152,7 @@ def _in_words(job: JobRead) -> str:
         arms = (
             f"{arm.arm} {_ended(arm)}/{arm.target}"
             + (f" ({figures.score(metric, arm.best_value)})" if arm.best_value is not None else "")
-            for arm in _in_order(job)
+            for arm in in_order(job)
         )
         return "  ".join(arms)
     if job.phase in {"evidence", "reporting"}:
@@ -161,7 +161,7 @@ def _in_words(job: JobRead) -> str:
     return job.reason or ""
 
 
-def _in_order(job: JobRead) -> list[ArmProgress]:
+def in_order(job: JobRead) -> list[ArmProgress]:
     """The arms in the order in which the job names them."""
     return sorted(job.progress.arms, key=lambda arm: job.spec.compare.arms.index(arm.arm))
 

@@ -11,7 +11,7 @@ from dropt.cli.answer import print_answer
 from dropt.cli.body import Body, name_in, require_subject, set_name
 from dropt.cli.following import answer_of
 from dropt.cli.problems import ExitCode
-from dropt.cli.progress import make_console
+from dropt.cli.progress import in_order, make_console
 from dropt.cli.uploading import as_file, upload
 from dropt.client import Client
 from dropt.spec.results import EventRead, JobRead, JobSummary
@@ -78,7 +78,7 @@ def summary_lines(job: JobRead) -> Iterable[str]:
     where = job.state if job.phase is None else f"{job.state}: {job.phase}"
     yield f"{job.id} · {job.name} · {where} · {100 * job.progress.fraction:.0f} %"
     metric = job.spec.objective.metric
-    for arm in job.progress.arms:
+    for arm in in_order(job):
         best = figures.score(metric, arm.best_value)
         ended = f"{arm.complete} complete, {arm.pruned} pruned, {arm.failed} failed"
         name = figures.METRIC_NAMES[metric]

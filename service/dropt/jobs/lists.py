@@ -1,6 +1,7 @@
 """Reads of one project: jobs, arms, trials, events, and the answers of finished jobs."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import datetime
 
 from dropt.errors import NoResultYet
@@ -85,18 +86,20 @@ def list_best(
     after: Mark | None = None,
 ) -> list[tuple[BestRead, Mark]]:
     """Recommended configurations of finished jobs with a verdict, newest first, with marks."""
+    found: list[tuple[BestRead, Mark]] = []
     with service.database.reading() as session:
-        rows = stored_jobs.list_page(
-            session, project=project, limit=limit, state=FINAL_JOB_STATES, model=model,
-            dataset=dataset, after=after, has_verdict=True,
-        )  # fmt: skip
-        found: list[tuple[BestRead, Mark]] = []
-        for row in rows:
-            try:
-                found.append((best_of(session, row, top=0), (row.created_at, row.id)))
-            except NoResultYet:  # a job that ended before any trial completed
-                continue
-        return found
+        while len(found) < limit:
+            rows = stored_jobs.list_page(
+                session, project=project, limit=limit, state=FINAL_JOB_STATES, model=model,
+                dataset=dataset, after=after, has_verdict=True,
+            )  # fmt: skip
+            for row in rows:
+                after = (row.created_at, row.id)
+                with suppress(NoResultYet):  # a job that ended before any trial completed
+                    found.append((best_of(session, row, top=0), after))
+            if len(rows) < limit:
+                break
+    return found[:limit]
 
 
 def arms(service: Service, job_id: str, *, project: str) -> list[ArmRead]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from dropt.errors import LeaseLost, NotFound
@@ -60,7 +60,7 @@ def hold(session: Session, pairs: Collection[tuple[TrialId, int]], *, project: s
     held = (
         select(trial.c.id, trial.c.attempt)
         .where(
-            tuple_(trial.c.id, trial.c.attempt).in_(sorted(pairs)),
+            trial.c.id.in_({id for id, _ in pairs}),
             trial.c.state == "running",
             trial.c.project == project,
         )

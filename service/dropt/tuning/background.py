@@ -46,10 +46,11 @@ class Background:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the step that runs end, mirror what is left, and return."""
+        """Let the step that runs end, mirror what is left, close Optuna's storage, and return."""
         self._stopping.set()
         self._service.wake.set()
         self._thread.join()
+        studies.close_storage(self._storage)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -153,7 +153,7 @@ def _describe(evidence: Evidence, look: Look) -> VerdictRead:
         this_split=_this_split(found),
         arms=tuple(_arm_score(evidence, arm) for arm in evidence.trainings),
         pairs=_pairs(evidence, metric),
-        looks=(*_earlier_looks(job), _look_read(look)),
+        looks=(*_earlier_looks(job, look.number), _look_read(look)),
         secondary=_secondary(evidence),
         cautions=_cautions(evidence, found, metric),
         cost=_cost(evidence),
@@ -250,8 +250,10 @@ def _look_read(look: Look) -> LookRead:
     )  # fmt: skip
 
 
-def _earlier_looks(job: JobRow) -> tuple[LookRead, ...]:
-    return job.verdict.looks if job.verdict is not None else ()
+def _earlier_looks(job: JobRow, number: int) -> tuple[LookRead, ...]:
+    """The looks before this one, which may itself have been stored before a crash."""
+    stored = job.verdict.looks if job.verdict is not None else ()
+    return tuple(one for one in stored if one.look < number)
 
 
 def _cautions(evidence: Evidence, found: CrossedStatistics, metric: str) -> tuple[str, ...]:
@@ -267,5 +269,6 @@ def _cost(evidence: Evidence) -> Cost:
         arm: [one.trial.best_epoch or one.trial.epoch for one in trainings]
         for arm, trainings in evidence.trainings.items()
     }
-    ratio = fmean(epochs[PRIMARY]) / fmean(epochs[BASELINE])
+    without = fmean(epochs[BASELINE])
+    ratio = fmean(epochs[PRIMARY]) / without if without else None  # all diverged in epoch 1
     return Cost(device_seconds=dict(evidence.device_seconds), epochs_ratio=ratio)

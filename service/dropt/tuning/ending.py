@@ -21,14 +21,19 @@ def finish(
     ended_by: EndedBy = "budget",
     failure: Failure | None = None,
 ) -> None:
-    """End a job once; its open trials are cancelled, its samplers forgotten."""
+    """End a job once; its open trials are cancelled, its samplers forgotten.
+
+    What its user has cancelled meanwhile ends as cancelled, whatever else was about to be said.
+    """
     answer = {} if verdict is None else {"verdict": verdict, "verdict_word": verdict.verdict}
     reason = job.reason if state == "cancelled" else failure and failure.message
+    from_: tuple[JobState, ...] = (
+        ("cancelling",) if state == "cancelled" else ("queued", "running")
+    )
     with service.job_lock(job.id), service.database.writing() as session:
         moved = jobs.move(
-            session, job.id, project=job.project, from_=("queued", "running", "cancelling"),
-            state=state, phase=None, ended_by=ended_by, failure=failure,
-            reason=reason, finished_at=now_expression(),
+            session, job.id, project=job.project, from_=from_, state=state, phase=None,
+            ended_by=ended_by, failure=failure, reason=reason, finished_at=now_expression(),
             **answer,
         )  # fmt: skip
         if not moved:

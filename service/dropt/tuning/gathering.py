@@ -29,7 +29,7 @@ from dropt.tuning.configurations import (
 )
 from dropt.tuning.ending import fail, finish
 from dropt.tuning.looks import LookPlan, plan_looks
-from dropt.tuning.score_files import read_scores
+from dropt.tuning.score_files import ScoreFile, constant_scores, read_scores
 from dropt.tuning.scores import default_min_effect
 from dropt.tuning.seeds import trial_seed
 from dropt.tuning.service import Service
@@ -149,7 +149,8 @@ def _end_shortlist(
     metric = job.spec.objective.metric
     min_effect = job.spec.objective.min_effect or default_min_effect(metric, without.value)
     with service.database.writing() as session:
-        jobs.lock(session, job.id, project=job.project)
+        if not _goes_on(session, job):
+            return
         for name, winner in winners.items():
             arms.set_winner(session, job.id, name, winner, project=job.project)
         jobs.update(session, job.id, project=job.project, min_effect=min_effect)
@@ -175,7 +176,7 @@ def _winner(
         trial=best.entry.trial or next(row.id for row in mine if row.candidate == place),
         params=dict(best.entry.configuration.params),
         rates=dict(best.entry.configuration.rates),
-        value=fmean(values) if values else best.mean,
+        value=fmean(values or best.entry.values),  # every fresh seed may have diverged
     )
 
 
@@ -195,11 +196,12 @@ def _look(
     try:
         evidence = _evidence(service, job, rows, by_arm, plan)
         look, verdict = look_at(evidence)
-    except (InvalidRequest, ValueError) as error:
+    except (InvalidRequest, ValueError, FileNotFoundError) as error:
         fail(service, job, "data", f"The scores of the comparison cannot be used: {error}")
         return
     with service.database.writing() as session:
-        jobs.lock(session, job.id, project=job.project)
+        if not _goes_on(session, job):
+            return
         done = verdicts.list_looks(session, job.id, project=job.project, attempt=1)
         if look.number > len(done):
             verdicts.add_look(
@@ -231,13 +233,9 @@ def _evidence(
 ) -> Evidence:
     ended = [row for row in rows if row.phase == "search" and row.state in ("completed", "pruned")]
     with service.database.reading() as session:
-        trainings = {
-            arm: [_training(service, session, row) for row in of_arm]
-            for arm, of_arm in by_arm.items()
-        }
         return Evidence(
             job=job,
-            trainings=trainings,
+            trainings=_trainings(service, session, job, by_arm),
             plan=plan,
             searched={arm: sum(row.arm == arm for row in ended) for arm in ARMS},
             search_cautions=_search_cautions(job, ended),
@@ -246,11 +244,34 @@ def _evidence(
         )
 
 
-def _training(service: Service, session: Session, row: TrialRow) -> Training:
+def _trainings(
+    service: Service, session: Session, job: JobRow, by_arm: Mapping[str, Sequence[TrialRow]]
+) -> dict[str, list[Training]]:
+    """The trainings with their scores; one that diverged has those of the constant predictor.
+
+    Raises:
+        ValueError: one that ended well has no scores, or all have diverged.
+    """
+    found = {
+        row.id: _scores(service, session, row)
+        for of_arm in by_arm.values()
+        for row in of_arm
+        if row.reason != "diverged"
+    }
+    if not found:
+        raise ValueError("every training diverged")
+    constant = constant_scores(next(iter(found.values())), job.spec.task)
+    return {
+        arm: [Training(row, found.get(row.id, constant)) for row in of_arm]
+        for arm, of_arm in by_arm.items()
+    }
+
+
+def _scores(service: Service, session: Session, row: TrialRow) -> ScoreFile:
     files = artifacts.of_trial(session, row.id, project=row.project)
     if SCORES not in files:
         raise ValueError(f"trial {row.id} has no scores")
-    return Training(row, read_scores(service.artifacts.path(files[SCORES])))
+    return read_scores(service.artifacts.path(files[SCORES]))
 
 
 def _search_cautions(job: JobRow, ended: Sequence[TrialRow]) -> tuple[str, ...]:
@@ -320,11 +341,17 @@ def _insert(
 ) -> None:
     """Store new trials unless another process has done so meanwhile."""
     with service.database.writing() as session:
-        current = jobs.lock(session, job.id, project=job.project)
+        goes_on = _goes_on(session, job)
         counts = trials.counts(session, job.id, project=job.project)
         n_now = sum(n for (_, phase, _), n in counts.items() if phase == of_phase)
-        if (current.state, current.phase) == ("running", "evidence") and n_now == n_before:
+        if goes_on and n_now == n_before:
             trials.insert_many(session, new, project=job.project)
             events.record(
                 session, job.id, f"evidence.{of_phase}", project=job.project, trials=len(new)
             )
+
+
+def _goes_on(session: Session, job: JobRow) -> bool:
+    """Whether the evidence is still wanted; nothing ends the job until the commit."""
+    current = jobs.lock(session, job.id, project=job.project)
+    return (current.state, current.phase) == ("running", "evidence")

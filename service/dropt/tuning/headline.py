@@ -135,7 +135,7 @@ def _undecided(look: "Look", change: str, margin: str) -> str:
         "test_set_too_small": f"{n_examples} test examples are too few for {margin}",
         "no_variation": f"all differences are equal, and {n_examples} test examples are too few "
         "to build on that",
-    }.get(look.decision.reason or "", "more seeds would settle it")
+    }.get(look.decision.reason or "", "the spread over seeds is too large to tell")
     return f"Undecided: {change}: {why}"
 
 

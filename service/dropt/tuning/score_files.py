@@ -5,16 +5,18 @@ sizes, and nothing else (no pickle can be in it).
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+from safetensors import SafetensorError
 
 from dropt.errors import FieldError, InvalidRequest
-from dropt.spec.job import Metric
+from dropt.spec.job import Metric, Task
+from dropt.tuning.scores import constant_class_scores, constant_value_scores
 
 MAX_HEADER: Final = 64 << 10  # bytes
 _REQUIRED: Final = {"row": {"I64"}, "loss": {"F32"}, "prediction": {"F32"},
@@ -48,11 +50,17 @@ def read_scores(path: Path) -> ScoreFile:
     """The scores in a file.
 
     Raises:
-        InvalidRequest: the header names something else, sizes differ, or a loss is not finite.
+        InvalidRequest: the header names something else, sizes differ, or a loss or prediction is
+            not finite.
     """
     content = path.read_bytes()
     _check_header(content)
-    tensors = safetensors.numpy.load(content)
+    try:
+        tensors = safetensors.numpy.load(content)
+    except SafetensorError as error:
+        raise _refused(f"{error}") from error
+    if any(tensor.ndim == 0 for tensor in tensors.values()):
+        raise _refused("a tensor has no dimension")
     file = ScoreFile(
         row=tensors["row"], loss=tensors["loss"], prediction=tensors["prediction"],
         target=tensors["target"], group=tensors.get("group"),
@@ -60,11 +68,37 @@ def read_scores(path: Path) -> ScoreFile:
     n = len(file.row)
     if n == 0 or any(len(tensor) != n for tensor in tensors.values()):
         raise _refused(f"the tensors have {sorted({len(t) for t in tensors.values()})} rows")
+    _check_content(file)
+    return file
+
+
+def constant_scores(like: ScoreFile, task: Task) -> ScoreFile:
+    """The same rows as a constant would predict them: the scores of a training that diverged.
+
+    The scored rows stand for the training rows, which only workers have: the split is drawn by
+    class, so the frequencies of the classes agree.
+    """
+    n = len(like.row)
+    if task == "regression":
+        targets = np.asarray(like.target, dtype=np.float64)
+        mean = targets.mean(axis=0)
+        loss = constant_value_scores(mean, targets)
+        prediction = np.broadcast_to(np.reshape(mean, (1, -1)), (n, np.size(mean)))
+    else:
+        n_classes = like.prediction.shape[1]
+        counts = np.bincount(like.target.astype(np.int64), minlength=n_classes)
+        loss = constant_class_scores("nll", counts, like.target)
+        prediction = np.broadcast_to((counts + 1.0) / (n + len(counts)), (n, len(counts)))
+    return replace(like, loss=loss.astype(np.float32), prediction=prediction.astype(np.float32))
+
+
+def _check_content(file: ScoreFile) -> None:
     if file.row.ndim != 1 or file.loss.ndim != 1 or file.prediction.ndim != 2:
         raise _refused("row and loss need one dimension, prediction two")
-    if not np.isfinite(file.loss).all():
-        raise _refused("a loss is not finite")
-    return file
+    if file.group is not None and file.group.ndim != 1:
+        raise _refused("group needs one dimension")
+    if not np.isfinite(file.loss).all() or not np.isfinite(file.prediction).all():
+        raise _refused("a loss or a prediction is not finite")
 
 
 def _check_header(content: bytes) -> None:
@@ -73,7 +107,7 @@ def _check_header(content: bytes) -> None:
         raise _refused(f"the header is {size} bytes")
     try:
         header = json.loads(content[8 : 8 + size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _refused("the header is not JSON") from error
     if not isinstance(header, dict):
         raise _refused("the header is no object")

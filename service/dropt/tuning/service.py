@@ -33,10 +33,10 @@ class Service:
     artifacts: ArtifactStore
     lease_s: float = 30.0
     heartbeat_s: float = 10.0
-    wake: threading.Event = field(default_factory=threading.Event)
-    _memories: dict[tuple[JobId, str], ArmMemory] = field(default_factory=dict)
-    _job_locks: dict[JobId, threading.RLock] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    wake: threading.Event = field(default_factory=threading.Event, init=False)
+    _memories: dict[tuple[JobId, str], ArmMemory] = field(default_factory=dict, init=False)
+    _job_locks: dict[JobId, threading.RLock] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def job_lock(self, job_id: JobId) -> threading.RLock:
         """The lock under which trials of this job are asked for and issued."""

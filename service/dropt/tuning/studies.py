@@ -50,6 +50,12 @@ def open_storage(url: str) -> BaseStorage:
     return get_storage(RDBStorage(url, engine_kwargs=options, skip_table_creation=True))
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections of a storage from `open_storage`."""
+    storage.remove_session()
+    storage._backend.engine.dispose()  # type: ignore[attr-defined]  # the cache has no way to say it
+
+
 def study_name(job_id: str, arm: str) -> str:
     """The name of the study of an arm."""
     return f"{job_id}/{arm}"

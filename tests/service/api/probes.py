@@ -7,6 +7,11 @@ from httpx2 import Response
 
 from dropt.errors import DroptError, NotJson, UnsafeJson
 
+BODY: dict[str, Any] = {"model": "mlp", "dataset": "digits"}
+SMALL: dict[str, Any] = BODY | {
+    "training": {"epochs": 3}, "budget": {"trials": 4}, "evidence": {"effort": "quick"}
+}  # fmt: skip
+
 HOSTILE: list[tuple[str, bytes, type[DroptError]]] = [
     ("NaN", b'{"a": NaN}', UnsafeJson),
     ("Infinity", b'{"a": Infinity}', UnsafeJson),

@@ -5,8 +5,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 from tests import factories
-from tests.service.api.probes import assert_problem
-from tests.service.api.test_jobs import SMALL
+from tests.service.api.probes import SMALL, assert_problem
 
 from dropt.spec.results import ArmRead, BestRead, EventRead, Page, TrialRead, VerdictRead
 

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from tests import factories
-from tests.service.api.probes import assert_problem
-
-BODY: dict[str, Any] = {"model": "mlp", "dataset": "digits"}
+from tests.service.api.probes import BODY, assert_problem
 
 JOBS: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("unknown model", {"model": "mlpp"}, "/model", "unknown-model", "Did you mean 'mlp'?"),

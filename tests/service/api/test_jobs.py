@@ -6,14 +6,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 from tests import factories
-from tests.service.api.probes import assert_problem
+from tests.service.api.probes import BODY, SMALL, assert_problem
 
 from dropt.tuning.service import Service
-
-BODY: dict[str, Any] = {"model": "mlp", "dataset": "digits"}
-SMALL: dict[str, Any] = BODY | {
-    "training": {"epochs": 3}, "budget": {"trials": 4}, "evidence": {"effort": "quick"}
-}  # fmt: skip
 
 
 def test_two_fields_are_a_job(http: TestClient, worker: factories.ToyWorker) -> None:

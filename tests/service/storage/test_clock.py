@@ -1,5 +1,6 @@
 """The database's clock."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 from dropt.storage import clock
@@ -15,8 +16,10 @@ def test_now_and_epoch_now_are_the_same_clock(database: Database) -> None:
 
 
 def test_the_clock_goes_on_inside_a_transaction(database: Database) -> None:
+    deadline = time.monotonic() + 5
     with database.writing() as session:
-        first = clock.epoch_now(session)
-        while clock.epoch_now(session) == first:
-            pass
-        assert clock.epoch_now(session) > first
+        at, seconds = clock.now(session), clock.epoch_now(session)
+        while clock.now(session) == at or clock.epoch_now(session) == seconds:
+            assert time.monotonic() < deadline
+        assert clock.now(session) > at
+        assert clock.epoch_now(session) > seconds

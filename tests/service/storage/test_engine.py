@@ -199,6 +199,7 @@ def test_a_connection_that_the_server_ended_is_replaced(postgres_database_url: s
     database.close()
 
 
+@pytest.mark.slow
 def test_a_state_folder_has_one_owner(tmp_path: Path) -> None:
     take = (
         "import sys, pathlib; from dropt.storage.engine import own_state; "

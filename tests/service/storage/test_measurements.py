@@ -51,6 +51,7 @@ def test_an_epoch_measured_twice_in_an_attempt_is_refused(database: Database) ->
     assert point.validation_loss == 0.5
 
 
+@pytest.mark.slow
 def test_the_largest_report_is_one_batch(database: Database) -> None:
     with database.writing() as session:
         id = set_scene(session, n_trials=1).ids[0]

@@ -127,6 +127,7 @@ def test_migrations_of_a_wheel_are_found_beside_the_package(
     assert schema.config().get_main_option("script_location") == str(shipped)
 
 
+@pytest.mark.slow
 def test_developers_reach_a_database_through_alembic_itself(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     url = sqlite_url(tmp_path)

@@ -65,7 +65,7 @@ def test_small_but_certain_difference_is_told_with_its_side(sign: str) -> None:
     ("reason", "end"),
     [
         ("test_set_too_small", "997 test examples are too few for 0.5 points"),
-        ("seed_budget", "more seeds would settle it"),
+        ("seed_budget", "the spread over seeds is too large to tell"),
     ],
 )
 def test_open_question_names_what_was_short(reason: Reason, end: str) -> None:

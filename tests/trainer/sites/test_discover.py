@@ -297,6 +297,51 @@ def test_dropout_at_the_end_of_a_branch_is_the_branch_site() -> None:
     assert ("blocks.0:out", "covered") in refused(found)
 
 
+class DropPath(nn.Module):
+    """Drops whole branches by code of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop_prob = 0.2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        return x * (torch.rand(x.shape[0], 1) < keep) / keep
+
+
+def test_branch_that_the_model_drops_by_its_own_code_gets_no_second_site() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(8, 8)
+            self.drop = DropPath()
+            self.last = nn.Linear(8, N_CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(x + self.drop(F.relu(self.first(x))))
+            return out
+
+    found = look(Residual(), normal(4, 8))
+    assert [s.site for s in found.sites] == ["first:in", "last:in"]
+    assert [(f.code, f.site) for f in found.findings] == [("dead-dropout", "drop:drop_prob")]
+
+
+def test_maps_that_enter_a_convolution_as_output_layer_may_fall_whole() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, N_CLASSES, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    found = look(model, normal(4, 1, 6, 6))
+    assert [(s.site, s.role, s.kinds) for s in found.sites][1:] == [
+        ("1:out", "head", ("element", "channel"))
+    ]
+
+
 class Loop(nn.Module):
     """One layer in a loop whose length depends on the data."""
 

@@ -24,6 +24,7 @@ from dropt_trainer.sites.lint import Note
 from dropt_trainer.sites.structure import Structure
 from dropt_trainer.sites.trace import Call
 
+MAP_DIMENSIONS = 4  # a tensor of [B, C, H, W] holds feature maps, whatever reads it
 PASSING = (_DropoutNd, nn.Identity)  # return their input in evaluation: they produced nothing
 
 
@@ -257,6 +258,8 @@ def _kinds(
         return ("path", "element")
     if role == "embed":
         return ("element", "token") if len(shape) == 3 else ("element",)
+    if role == "head" and len(shape) >= MAP_DIMENSIONS:
+        return ("element", "channel")
     if role in ("hidden", "head") and is_selu(structure.origin(node)):
         return ("alpha", "element")
     return ("element",)

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from torch import nn
 from torch.autograd.graph import Node
+from torch.nn.modules.dropout import _DropoutNd
 
 from dropt.spec.inspection import BatchNorm, Excluded, Kind, Role
-from dropt_trainer.sites.candidates import Candidate, Coverage, Found
+from dropt_trainer.sites.candidates import MAP_DIMENSIONS, Candidate, Coverage, Found
 from dropt_trainer.sites.layers import (
     OPAQUE_MODULES,
     is_convolution,
@@ -19,7 +20,6 @@ from dropt_trainer.sites.trace import Attribute, Dropout
 
 CHANNEL_DROPOUTS = ("dropout1d", "dropout2d", "dropout3d")
 NEAREST_NORM: tuple[BatchNorm, ...] = ("direct", "downstream", "none")
-MAP_DIMENSIONS = 4  # a tensor of [B, C, H, W] holds feature maps, whatever reads it
 
 
 def find_attribute_sites(
@@ -44,7 +44,28 @@ def find_attribute_sites(
     for attribute in attributes:
         _judge(model, structure, attribute, by_attribute.get(attribute, []), marks, found)
     found.excluded = list(dict.fromkeys(found.excluded))
-    return found, _coverage(structure, marks)
+    coverage = _coverage(structure, marks)
+    coverage.outputs.update(_own_implementations(model, attributes, found))
+    return found, coverage
+
+
+def _own_implementations(
+    model: nn.Module, attributes: list[Attribute], found: Found
+) -> dict[str, str]:
+    """Modules that seem to drop by code of their own, as DropPath does, by path.
+
+    They have a rate that reaches no dropout function, and nothing else that it could be for.
+    """
+    dead = {note.site for note in found.notes if note.code == "dead-dropout"}
+    return {
+        attribute.path: attribute.site
+        for attribute in attributes
+        if attribute.site in dead and attribute.value > 0
+        for module in [model.get_submodule(attribute.path)]
+        if not isinstance(module, _DropoutNd)
+        and not list(module.children())
+        and not list(module.parameters())
+    }
 
 
 def _site(dropout: Dropout) -> str:
@@ -103,7 +124,7 @@ def _candidate(
         order=(first.clock, 1),
         batch_norm=min(norms, key=NEAREST_NORM.index),
         calls=len(live),
-        stream=any(node in structure.place(skip) for skip in structure.skips for node, _ in live),
+        stream=any(node in structure.on_skips for node, _ in live),
         existing_rate=attribute.value,
     )
 
@@ -122,7 +143,7 @@ def _acts_behind_another(
 def _role(structure: Structure, node: Node, first: Dropout) -> Role:
     *_, source = structure.place(node)
     producer = structure.weight_call(source)
-    if any(node in structure.place(branch) for branch in structure.branches):
+    if node in structure.on_branches:
         return "branch"
     if producer is not None and is_embedding(producer.module):
         return "embed"

@@ -79,4 +79,6 @@ def describe_module(module: nn.Module) -> str:
 
 def describe_node(node: Node) -> str:
     """A function in one word, from its node's name: `relu`."""
+    if is_selu(node):
+        return "selu"
     return node.name().rpartition("::")[2].partition("Backward")[0].lower()

@@ -1,5 +1,6 @@
 """What a trace says about a model: weight layers, residual joins, output layers, neighbours."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -45,6 +46,16 @@ class Structure:
     def graph(self) -> Graph:
         """The graph behind the loss."""
         return self.trace.graph
+
+    @functools.cached_property
+    def on_branches(self) -> set[Node]:
+        """The nodes between the last layer of a residual branch and its join."""
+        return {node for branch in self.branches for node in self.place(branch)}
+
+    @functools.cached_property
+    def on_skips(self) -> set[Node]:
+        """The nodes between the last layer before a skip path and its join."""
+        return {node for skip in self.skips for node in self.place(skip)}
 
     def is_activation(self, node: Node) -> bool:
         """Whether a node depends on an input or on the output of a weight layer."""

@@ -1,4 +1,4 @@
-"""A small typed client of the HTTP API, for the command line and for workers.
+"""What users and workers ask of a service, typed.
 
 It stands on the vocabulary and the error tree alone: a worker needs no database and no web server.
 """
@@ -9,22 +9,21 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import quote
 
 import httpx2 as httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from dropt.client.problems import problem_error
 from dropt.errors import (
     DigestMismatch,
     DroptError,
-    FieldError,
     Internal,
-    LeaseLost,
     NotFound,
-    SequenceMismatch,
     ServiceUnreachable,
 )
 from dropt.spec.job import JobCreate, Task
@@ -70,32 +69,24 @@ class Client:
     """
 
     def __init__(
-        self,
-        url: str,
-        key: str | None = None,
-        transport: httpx.BaseTransport | None = None,
+        self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None
     ) -> None:
         self.url = url if "://" in url else f"http://{url}"
         headers = {"Accept": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         self._http = httpx.Client(
-            base_url=self.url,
-            headers=headers,
-            timeout=TIMEOUT_S,
-            transport=transport,
+            base_url=self.url, headers=headers, timeout=TIMEOUT_S, transport=transport,
             trust_env=not _is_loopback(self.url),  # a proxy cannot reach this machine
-        )
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
+        self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.close()
 
     def close(self) -> None:
@@ -121,12 +112,9 @@ class Client:
             time.sleep(READY_POLL_S)
 
     def create_job(
-        self,
-        body: JobCreate | Mapping[str, Any],
-        *,
-        idempotency_key: str | None = None,
+        self, body: JobCreate | Mapping[str, Any], *, idempotency_key: str | None = None,
         wait_s: int = 0,
-    ) -> JobRead:
+    ) -> JobRead:  # fmt: skip
         """Queue a job; with `wait_s`, stay up to that long for its end."""
         content = _json(body) if isinstance(body, BaseModel) else json.dumps(dict(body)).encode()
         return self._post("/v1/jobs", JobRead, content, key=idempotency_key, wait_s=wait_s)
@@ -137,22 +125,14 @@ class Client:
         return self._get(f"/v1/jobs/{_part(job_id)}", JobRead, headers=headers, timeout=timeout)
 
     def list_jobs(
-        self,
-        *,
-        state: list[str] | None = None,
-        model: str | None = None,
-        dataset: str | None = None,
-        page_size: int | None = None,
-        page_token: str | None = None,
-    ) -> Page[JobSummary]:
+        self, *, state: list[str] | None = None, model: str | None = None,
+        dataset: str | None = None, page_size: int | None = None, page_token: str | None = None,
+    ) -> Page[JobSummary]:  # fmt: skip
         """One page of jobs, newest first."""
         query: Query = {
-            "state": state,
-            "model": model,
-            "dataset": dataset,
-            "page_size": page_size,
+            "state": state, "model": model, "dataset": dataset, "page_size": page_size,
             "page_token": page_token,
-        }
+        }  # fmt: skip
         return self._get("/v1/jobs", Page[JobSummary], query)
 
     def cancel_job(self, job_id: str, *, reason: str | None = None) -> JobRead:
@@ -192,24 +172,17 @@ class Client:
         return list(self._items("/v1/datasets", DatasetRead))
 
     def add_dataset(
-        self,
-        path: Path,
-        *,
-        name: str | None = None,
-        target: str | None = None,
+        self, path: Path, *, name: str | None = None, target: str | None = None,
         task: Task | str | None = None,
-    ) -> DatasetRead:
+    ) -> DatasetRead:  # fmt: skip
         """Upload a csv or npz file."""
         fields = {"name": name, "target": target, "task": task}
         with path.open("rb") as file:
             return self._ask(
-                "POST",
-                "/v1/datasets",
-                DatasetRead,
+                "POST", "/v1/datasets", DatasetRead, files={"file": (path.name, file)},
                 data={field: value for field, value in fields.items() if value is not None},
-                files={"file": (path.name, file)},
                 timeout=FILE_TIMEOUT_S,
-            )
+            )  # fmt: skip
 
     def list_workers(self) -> list[WorkerRead]:
         """The workers, newest first."""
@@ -305,14 +278,9 @@ class Client:
         return self._ask("GET", path, answer, params=given, **options)
 
     def _post(
-        self,
-        path: str,
-        answer: type[Parsed],
-        content: bytes,
-        *,
-        key: str | None = None,
+        self, path: str, answer: type[Parsed], content: bytes, *, key: str | None = None,
         wait_s: int = 0,
-    ) -> Parsed:
+    ) -> Parsed:  # fmt: skip
         headers, timeout = _waiting(wait_s)
         headers["Content-Type"] = "application/json"
         if key is not None:
@@ -328,20 +296,26 @@ class Client:
     def _ask(self, method: str, path: str, answer: type[Parsed], **options: Any) -> Parsed:
         response = self._send(method, path, **options)
         if response.status_code == httpx.codes.NO_CONTENT:
-            return TypeAdapter(answer).validate_python(None)
+            return cast("Parsed", None)  # asked for with `| None`
         try:
-            return TypeAdapter(answer).validate_json(response.content)
+            parsed: Parsed = _adapter(answer).validate_json(response.content)
         except ValidationError as error:
             raise Internal(
                 f"{method} {path} of {self.url} was answered in a form that this version does "
                 f"not understand: {error.errors()[0]['msg']}; do both sides have one version?"
             ) from error
+        return parsed
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         with _reaching(self.url):
             response = self._http.request(method, path, **options)
             _raise_problem(response)
             return response
+
+
+@lru_cache
+def _adapter(answer: Any) -> TypeAdapter[Any]:  # Any: a type or a union, as `_ask` is told
+    return TypeAdapter(answer)
 
 
 @contextmanager
@@ -359,57 +333,6 @@ def _raise_problem(response: httpx.Response) -> None:
     if response.is_success:
         return
     raise problem_error(response.status_code, response.read())
-
-
-def problem_error(status: int, content: bytes) -> DroptError:
-    """The error of the tree that a problem tells; one of an unknown code keeps its members."""
-    try:
-        problem = json.loads(content or b"{}")
-    except ValueError:
-        problem = {}
-    if not isinstance(problem, dict):
-        problem = {}
-    code = str(problem.get("type", "")).rpartition("/")[2]
-    kind = _known_errors().get(code) or (NotFound if status == NotFound.status else DroptError)
-    error = kind.__new__(kind)
-    DroptError.__init__(
-        error,
-        str(problem.get("detail") or f"The service answered {status}"),
-        errors=[_field(each) for each in problem.get("errors", ())],
-        members={k: v for k, v in problem.items() if k not in _STANDARD_MEMBERS},
-    )
-    if isinstance(error, LeaseLost):
-        error.lost = tuple(error.members.get("lost", ()))  # type: ignore[arg-type]  # from JSON
-        error.lease_held = bool(error.members.get("lease_held", True))
-    elif isinstance(error, SequenceMismatch):
-        error.expected = int(error.members["expected"])  # type: ignore[call-overload]  # from JSON
-    elif kind is DroptError:
-        error.members["status"] = status
-    return error
-
-
-_STANDARD_MEMBERS = ("type", "title", "status", "detail", "instance", "errors")
-
-
-def _known_errors() -> dict[str, type[DroptError]]:
-    """The leaves of the tree by code."""
-    kinds, found = [DroptError], {}
-    while kinds:
-        kind = kinds.pop()
-        found[kind.code] = kind
-        kinds.extend(kind.__subclasses__())
-    return found
-
-
-def _field(member: Mapping[str, Any]) -> FieldError:
-    return FieldError(
-        pointer=str(member.get("pointer", "")),
-        code=str(member.get("code", "")),
-        message=str(member.get("message", "")),
-        received=member.get("received"),
-        allowed=tuple(member.get("allowed", ())),
-        see=member.get("see"),
-    )
 
 
 def _waiting(wait_s: int) -> tuple[dict[str, str], float]:

@@ -1,0 +1,5 @@
+"""A small typed client of the HTTP API, for the command line and for workers."""
+
+from dropt.client.http import Client
+
+__all__ = ["Client"]
