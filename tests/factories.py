@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+from tests.history import Violation, check_job
 
 from dropt.errors import DroptError, LeaseLost
 from dropt.jobs import verbs
@@ -39,6 +40,7 @@ from dropt.spec.protocol import (
     TrialAssignment,
 )
 from dropt.storage import arms, jobs, trials
+from dropt.storage import leases as stored_leases
 from dropt.storage.arms import ArmRow
 from dropt.storage.engine import Database
 from dropt.storage.files import ArtifactStore
@@ -417,3 +419,27 @@ def refused(call: Callable[[], object]) -> DroptError:
     except DroptError as error:
         return error
     raise AssertionError("nothing was refused")
+
+
+def search_lease(
+    service: Service, *, slots: int = 4, worker: ToyWorker | None = None, **job: Any
+) -> tuple[ToyWorker, Lease]:
+    """A job in its search, and the first pack of it."""
+    worker = worker or ToyWorker(service, slots=slots)
+    job_id = submit(service, **job)
+    run_until(service, worker, "search", job_id=job_id)
+    lease = worker.lease(slots=slots)
+    assert lease is not None
+    assert lease.job == job_id
+    return worker, lease
+
+
+def lose(service: Service, worker: ToyWorker) -> None:
+    """The worker is silent until its leases have expired."""
+    with service.database.writing() as session:
+        stored_leases.expire(session, worker.id, project=PROJECT)
+
+
+def violations(service: Service, job_id: str) -> list[Violation]:
+    with service.database.reading() as session:
+        return check_job(session, jobs.get(session, job_id, project=PROJECT))

@@ -37,13 +37,13 @@ class PostgresServer:
     """
 
     def __init__(self, *, durable: bool = False) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="dropt-postgres-"))
-        self._folder.chmod(0o711)
+        self.folder = Path(tempfile.mkdtemp(prefix="dropt-postgres-"))
+        self.folder.chmod(0o711)
         self._user = "nobody" if os.geteuid() == 0 else None
         self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
         self._bin = Path()
-        self._data = self._folder / "home" / "data"
+        self._data = self.folder / "home" / "data"
         self.port = _free_port()
 
     def start(self) -> None:
@@ -76,7 +76,7 @@ class PostgresServer:
         """Stop the server and remove its files."""
         if self._process is not None:
             self.kill(signal.SIGQUIT)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -107,7 +107,7 @@ class PostgresServer:
             connection.execute(sql.SQL(statement).format(*identifiers))
 
     def _set_up(self) -> None:
-        self._bin = _reachable_binaries(self._folder, self._user)
+        self._bin = _reachable_binaries(self.folder, self._user)
         self._data.parent.mkdir()
         if self._user is not None:
             shutil.chown(self._data.parent, self._user)

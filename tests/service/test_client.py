@@ -167,10 +167,10 @@ def test_refusal_comes_back_with_its_fields(place: Place) -> None:
     assert caught.value.members["request_id"]
 
 
-@pytest.mark.parametrize("name", ["../../version", "a/b", "a?b", "a#b", "%2e%2e", "ü ", ".."])
-def test_names_cannot_leave_their_place_in_the_path(place: Place, name: str) -> None:
-    with pytest.raises(NotFound):
-        place.client.get_job(name)
+def test_names_cannot_leave_their_place_in_the_path(place: Place) -> None:
+    for name in ("../../version", "a/b", "a?b", "a#b", "%2e%2e", "ü ", ".."):
+        with pytest.raises(NotFound):
+            place.client.get_job(name)
 
 
 def answered(response: httpx2.Response) -> Client:

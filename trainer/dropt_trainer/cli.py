@@ -11,7 +11,7 @@ from typing import NoReturn
 
 LATEST_END_S = 18.0  # after the first signal; a service manager kills after 20
 KEY_REFUSED = 4
-DEFAULT_SLOTS = 64
+DEFAULT_SLOTS = {"cpu": 16, "cuda": 64}  # a search gains nothing from more on a CPU
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device = choose(options.device)
     except (ValueError, RuntimeError) as error:
         sys.exit(f"dropt-worker: {error}")
+    max_slots = options.max_slots or DEFAULT_SLOTS[device.type]
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     with Client(options.server, key=os.environ.get("DROPT_KEY")) as client:
         worker = Worker(
-            client, registration(options.name, device, options.max_slots), device,
+            client, registration(options.name, device, max_slots), device,
             np.random.default_rng(),
         )  # fmt: skip
         _drain_on_signals(worker.drain)
@@ -58,8 +59,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--server", required=True, metavar="URL", help="the service")
     parser.add_argument("--name", default=name, help="shown to people (default: host and process)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the best one here)")
-    parser.add_argument("--max-slots", type=_positive, default=DEFAULT_SLOTS, metavar="N",
-                        help="most trials to train at once (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--max-slots", type=_positive, metavar="N",
+                        help="most trials to train at once (default: 16, on a GPU 64)")  # fmt: skip
     parser.add_argument("--threads", type=_positive, default=1, metavar="N",
                         help="CPU threads; more processes train more (default: 1)")  # fmt: skip
     parser.add_argument("--log-level", default="info",

@@ -61,9 +61,12 @@ def exit_code(error: DroptError) -> ExitCode:
 
 def lines_of(error: DroptError) -> Iterator[str]:
     """The error in words: what happened, each field that is wrong, what to do."""
-    yield f"dropt: {error.detail}"
-    for field in error.errors:
-        yield f"  {_field_line(field)}"
+    fields = [_field_line(field) for field in error.errors]
+    if len(fields) == 1:
+        yield f"dropt: {fields[0]}"
+    else:
+        yield f"dropt: {error.detail}"
+        yield from (f"  {line}" for line in fields)
     yield from (text for kind, text in _REMEDIES.items() if isinstance(error, kind))
 
 

@@ -17,7 +17,8 @@ from dropt.spec.results import ArmProgress, EvidenceProgress, JobRead
 FRAMES_PER_S = 4.0
 PLAIN_WIDTH = 100  # columns of a pipe, where nobody can be asked
 BAR_WIDTH, WIDE_BAR = 12, 24
-LABEL_WIDTH = 11
+LABEL_WIDTH = 12
+PHASES = ("preparing", "search", "evidence", "reporting")
 STEPS = 10  # lines of a whole run in a pipe
 
 
@@ -107,9 +108,9 @@ class Bars:
             return _row("preparing", Text(self._waits_for), seconds)
         job = self._job
         rows = [_row("preparing", Text(_preparation(job)))]
-        if job.phase in {"search", "evidence", "reporting"}:
+        if _has_reached(job, "search"):
             rows.append(_row("search", *(_arm_bar(job, arm) for arm in in_order(job))))
-        if job.phase in {"evidence", "reporting"}:
+        if _has_reached(job, "evidence"):
             rows.append(_row("evidence", _evidence_bar(job.progress.evidence)))
         return Group(*rows, seconds) if not job.done else Group(*rows)
 
@@ -123,10 +124,22 @@ def _row(label: str, *cells: RenderableType) -> Table:
     return grid
 
 
+def _has_reached(job: JobRead, phase: str) -> bool:
+    """Whether the job is or was in this phase; one that ended early shows what it began."""
+    if job.phase is not None:
+        return PHASES.index(job.phase) >= PHASES.index(phase)
+    evidence = job.progress.evidence
+    began = {
+        "search": any(_ended(arm) for arm in job.progress.arms),
+        "evidence": evidence.seeds_done + evidence.shortlist_done > 0,
+    }
+    return began[phase]
+
+
 def _preparation(job: JobRead) -> str:
-    if job.phase in {None, "preparing"}:
-        return job.reason or "a worker looks at the model and the data"
-    return "the model is inspected"
+    if _has_reached(job, "search"):
+        return "the model is inspected"
+    return job.reason or "a worker looks at the model and the data"
 
 
 def _arm_bar(job: JobRead, arm: ArmProgress) -> RenderableType:

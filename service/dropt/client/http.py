@@ -297,8 +297,9 @@ class Client:
         response = self._send(method, path, **options)
         if response.status_code == httpx.codes.NO_CONTENT:
             return cast("Parsed", None)  # asked for with `| None`
+        adapter = _adapter(cast("Any", answer))  # hashable, which mypy does not see
         try:
-            parsed: Parsed = _adapter(answer).validate_json(response.content)
+            parsed: Parsed = adapter.validate_json(response.content)
         except ValidationError as error:
             raise Internal(
                 f"{method} {path} of {self.url} was answered in a form that this version does "

@@ -152,10 +152,9 @@ def grant(
     Raises:
         NotFound: the worker is unknown or gone.
     """
-    if idempotency_key is not None:
-        known = _granted_before(service, idempotency_key, project=project)
-        if known is not None:
-            return known
+    known = _granted_before(service, idempotency_key, project=project)
+    if known is not None:
+        return known
     with service.database.reading() as session:
         worker = workers.get(session, request.worker, project=project)
         active = [job for job in jobs.active(session) if job.project == project]
@@ -171,7 +170,7 @@ def grant(
         if lease is not None:
             logger.debug("lease.granted", extra={"lease": lease.id, "job": job.id})
             return lease
-    return None
+    return _granted_before(service, idempotency_key, project=project)  # it may have taken all
 
 
 class _AnsweredMeanwhile(Exception):
@@ -190,7 +189,9 @@ def _locked(session: Session, lease_id: str, *, project: str) -> LeaseRow:
     return leases.get(session, lease_id, project=project, lock=True)
 
 
-def _granted_before(service: Service, key: Idempotency, *, project: str) -> Lease | None:
+def _granted_before(service: Service, key: Idempotency | None, *, project: str) -> Lease | None:
+    if key is None:
+        return None
     with service.database.reading() as session:
         stored = idempotency.find(session, key.path, key.key, key.body_sha256, project=project)
     if stored is None:

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -68,6 +69,8 @@ def test_digest_is_a_function_of_the_content() -> None:
     other_layout = classes(x=np.asfortranarray(X).astype(">f4"))
     assert written(other_layout) == (content, digest)
     assert written(classes(class_names=("a", "b")))[1] != digest
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_numpy_reads_the_canonical_file() -> None:

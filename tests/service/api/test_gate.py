@@ -169,6 +169,7 @@ def test_gate_covers_every_mount(shared: TestClient) -> None:
                 assert response.headers["Allow"] == "GET, HEAD"
 
 
+@pytest.mark.slow
 def test_every_route_answers_every_method_without_a_fault(shared: TestClient) -> None:
     app = shared.app
     assert isinstance(app, FastAPI)

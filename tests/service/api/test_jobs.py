@@ -107,6 +107,7 @@ def test_wait_ends_when_the_job_does(http: TestClient, worker: factories.ToyWork
     assert "Retry-After" not in response.headers
 
 
+@pytest.mark.slow
 def test_wait_is_over_in_time(http: TestClient, worker: factories.ToyWorker) -> None:
     started_at = time.monotonic()
     response = http.post("/v1/jobs", json=BODY, headers={"Prefer": "wait=1"})
@@ -115,6 +116,7 @@ def test_wait_is_over_in_time(http: TestClient, worker: factories.ToyWorker) -> 
     assert response.headers["Preference-Applied"] == "wait=1"
 
 
+@pytest.mark.slow
 def test_waiting_requests_keep_nobody_else_waiting(
     http: TestClient, worker: factories.ToyWorker
 ) -> None:
@@ -143,6 +145,7 @@ def test_cancel_is_idempotent_by_state(http: TestClient, worker: factories.ToyWo
     assert_problem(http.post("/v1/jobs/job_x/cancel"), 404, "not-found")
 
 
+@pytest.mark.slow
 def test_finished_job_cannot_be_cancelled(
     http: TestClient, service: Service, worker: factories.ToyWorker
 ) -> None:

@@ -163,7 +163,7 @@ def test_unknown_worker_gets_no_lease(shared: TestClient) -> None:
         ("wait=0", None),
         ("wait=x", None),
         ("respond-async", None),
-        ("respond-async, wait=1; foo", "wait=1"),
+        pytest.param("respond-async, wait=1; foo", "wait=1", marks=pytest.mark.slow),
         ("wait=999999999999", None),
     ],
 )

@@ -22,7 +22,17 @@ from tests.service.storage.rows import (
 
 from dropt.errors import LeaseLost
 from dropt.spec.ids import TrialId
-from dropt.storage import arms, events, idempotency, jobs, leases, measurements, projects, trials
+from dropt.storage import (
+    arms,
+    events,
+    idempotency,
+    inspections,
+    jobs,
+    leases,
+    measurements,
+    projects,
+    trials,
+)
 from dropt.storage.engine import Database
 from dropt.storage.trials import TrialRow
 
@@ -103,6 +113,26 @@ def test_processes_on_one_sqlite_file_have_one_winner_for_each_trial(
     with get_context("forkserver").Pool(4) as pool:
         taken = pool.starmap(_claim_in_process, [(sqlite_database_url, scene)] * 4, chunksize=1)
     assert ids_of(taken) == Counter(scene.ids)
+
+
+def test_inspections_at_once_have_one_winner_each(database: Database) -> None:
+    with database.writing() as session:
+        keys = [str(number) for number in range(12)]
+        for key in keys:
+            inspections.request(session, key, {}, project=PROJECT)
+        worker, _ = open_lease(session, add_job(session).id)
+
+    def inspect(place: int) -> list[str]:
+        taken: list[str] = []
+        while True:
+            with database.writing() as session:
+                lease = leases.open_lease(session, worker, "inspect", project=PROJECT)
+                row = inspections.claim(session, lease.id, lambda _: True, project=PROJECT)
+            if row is None:
+                return taken
+            taken.append(row.key)
+
+    assert sorted(key for group in at_once(8, inspect) for key in group) == sorted(keys)
 
 
 def test_a_late_report_and_a_claim_never_both_win(database: Database) -> None:

@@ -1,5 +1,6 @@
 """The PostgreSQL server of the tests leaves nothing behind."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -16,19 +17,22 @@ ROOT = Path(__file__).parents[3]
 def test_a_killed_test_run_leaves_no_server() -> None:
     code = (
         "from tests.postgres import PostgresServer; server = PostgresServer(); server.start(); "
-        "print(server.url(), flush=True); input()"
+        "print(server.url(), server.folder, flush=True); input()"
     )
     run = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True,
     )  # fmt: skip
     assert run.stdout is not None
-    url = run.stdout.readline().strip()
+    url, folder = run.stdout.readline().split()
     psycopg.connect(url).close()
     run.kill()
     run.communicate()
     deadline = time.monotonic() + 10
     while _answers(url):
+        assert time.monotonic() < deadline
+    while Path(folder).exists():  # its processes still remove files of their own
+        shutil.rmtree(folder, ignore_errors=True)
         assert time.monotonic() < deadline
 
 

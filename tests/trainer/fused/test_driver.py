@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.trainer.fused.independent import train_alone
 from torch import nn
 
 from dropt_trainer.data.dataset import Dataset
@@ -113,6 +114,20 @@ def test_a_trial_in_a_crowd_is_the_trial_alone(n_slots: int) -> None:
         assert mine == pytest.approx(theirs, rel=1e-9)
 
 
+def test_the_epochs_are_those_of_an_independent_loop() -> None:
+    asked = replace(trial(42, 8), schedules={"layers.2:out": Schedule("early", 4.0)})
+    train = classification(torch.float64).parts["train"]
+    assert isinstance(train.x, torch.Tensor)
+    kinds = {port.site: port.kind for port in PORTS}
+    losses = train_alone(
+        factory(42).double(), asked, kinds, x=train.x, y=train.y, batch_size=16, family="adamw"
+    )
+    sizes = [16, 16, len(train) - 32]
+    for epoch, ours in enumerate(alone(asked, "fused")):
+        steps = zip(losses[3 * epoch : 3 * epoch + 3], sizes, strict=True)
+        assert ours[0] == pytest.approx(sum(a * b for a, b in steps) / len(train), rel=1e-9)
+
+
 def test_the_two_lanes_agree() -> None:
     asked = trial(5, 6)
     for fused, solo in zip(alone(asked, "fused"), alone(asked, "solo"), strict=True):
@@ -167,6 +182,21 @@ def test_the_best_epoch_is_scored_at_the_end(objective: str) -> None:
         kept, state = history[end.slot][end.best_epoch - 1][1], one.pack.state_dict(end.slot)
         assert all(torch.equal(kept[key], state[key]) for key in kept)
         assert set(final[end.slot]) == {"validation", "test"}
+
+
+def test_the_best_epoch_follows_a_trial_that_moves() -> None:
+    one = driver(3)
+    for slot in range(3):
+        one.load(slot, trial(slot, 20, lr=0.05))
+    history = []
+    for _ in range(12):
+        end = one.run_epoch()[2]
+        history.append(one.pack.state_dict(2))
+    assert end.best_epoch < 12
+    one.clear(0)  # the last row, that of slot 2, moves to the front
+    one.finish([2], ["validation"])
+    kept, state = history[end.best_epoch - 1], one.pack.state_dict(2)
+    assert all(torch.equal(kept[key], state[key]) for key in kept)
 
 
 def test_the_last_epoch_is_scored_when_that_is_asked_for() -> None:

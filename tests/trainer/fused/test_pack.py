@@ -224,3 +224,35 @@ def test_frozen_parameters_are_shared_and_never_change() -> None:
         state, start = pack.state_dict(slot), factory(slot + 1).double().state_dict()
         assert torch.equal(state["layers.0.weight"], start["layers.0.weight"])
         assert not torch.equal(state["layers.2.weight"], start["layers.2.weight"])
+
+
+class Named(nn.Module):
+    """The multilayer perceptron on an input by name."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.inner = MLP.factory(seed)
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        out: Tensor = self.inner(x["image"] + x["shift"].view(-1, 1, 1))
+        return out
+
+
+def test_inputs_by_name_train_as_one_tensor_does() -> None:
+    x, y = data()
+    ports = [SitePort(f"inner.{port.site}", port.kind) for port in MLP.ports]
+    trials = [replace(MLP.trial(seed), rates={}) for seed in (1, 2)]
+    plain, named = MLP.pack(2), Pack(
+        Named, ports, slots=2, optimizer="adamw", loss="cross_entropy", precision="float64"
+    )  # fmt: skip
+    for pack in (plain, named):
+        for slot, trial in enumerate(trials):
+            pack.load(slot, trial)
+    two = x[:BATCH].expand(2, BATCH, 6, 6)
+    target, shift = y[:BATCH].expand(2, BATCH), torch.full((2, BATCH), 0.5, dtype=torch.float64)
+    for _ in range(3):
+        expected = plain.step(two + 0.5, target)
+        losses = named.step({"image": two, "shift": shift}, target)
+        torch.testing.assert_close(losses, expected, rtol=1e-12, atol=0)
+    one = named.predict(named.window(), {"image": x, "shift": shift[0, :1].expand(N_ROWS)})
+    torch.testing.assert_close(one, plain.predict(plain.window(), x + 0.5), rtol=1e-10, atol=1e-12)

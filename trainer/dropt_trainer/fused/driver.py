@@ -157,11 +157,12 @@ class Driver:
         if self.data.target_scale is not None:
             output, target = output * self.data.target_scale, target * self.data.target_scale
         losses = self.pack.loss(output, target)
-        values = {name: METRICS[name](output, target) for name in self._metrics}
+        means = {n: _means(METRICS[n](output, target)) for n in self._metrics}
+        loss_means = _means(losses)
         return {
             slot: Scores(
-                loss=_mean(losses[i]),
-                metrics={name: _mean(value[i]) for name, value in values.items()},
+                loss=loss_means[i],
+                metrics={name: values[i] for name, values in means.items()},
                 examples=self._examples(rows, output[i], losses[i]) if per_example else None,
             )
             for i, slot in enumerate(chosen)
@@ -255,5 +256,7 @@ def batch_ends(n_rows: int, batch_size: int) -> list[int]:
     return [*ends, n_rows]
 
 
-def _mean(values: Tensor) -> float:
-    return float(values.mean(dtype=torch.float64))
+def _means(values: Tensor) -> list[float]:
+    """The mean over the examples of each trial, read from the device at once."""
+    means: list[float] = values.mean(1, dtype=torch.float64).tolist()
+    return means
