@@ -4,6 +4,8 @@ import logging
 from pathlib import Path
 from typing import TextIO
 
+TALKATIVE = ("httpx2", "alembic")  # a line for each request of a client, for each plugin
+
 
 def log_to(target: Path | TextIO, level: str = "info") -> None:
     """Send the log records of this process to a file (JSON) or a stream (text)."""
@@ -33,4 +35,5 @@ def log_to(target: Path | TextIO, level: str = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line for each request of a client
+    for talkative in TALKATIVE:
+        logging.getLogger(talkative).setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dropt.cli.figures import count
 from dropt.cli.hosting import hosted, listen, stopped_by_signals
 from dropt.cli.logs import log_to
 from dropt.cli.problems import ExitCode, Refused
@@ -23,7 +24,7 @@ def serve_here(
         stopped_by_signals() as stop,
         hosted(settings, listener, n_workers=n_workers) as service,
     ):
-        workers = "without workers" if n_workers == 0 else f"with {n_workers} workers"
+        workers = "without workers" if n_workers == 0 else f"with {count(n_workers, 'worker')}"
         print(f"dropt serves {service.address} {workers}; state in {state}", flush=True)
         service.watch(stop)
     return ExitCode.OK

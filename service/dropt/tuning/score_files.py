@@ -112,7 +112,7 @@ def _check_header(content: bytes) -> None:
     if not isinstance(header, dict):
         raise _refused("the header is no object")
     types = {
-        name: entry.get("dtype") if isinstance(entry, dict) else None
+        name: str(entry.get("dtype")) if isinstance(entry, dict) else None
         for name, entry in header.items()
         if name != "__metadata__"
     }
