@@ -79,10 +79,13 @@ def test_two_fields_become_an_answer(service: Service, client: Client) -> None:
     assert [one.site for one in best.never_dropped] == ["layers.4:out"]
 
     shown = subprocess.run(
-        [BIN / "dropt", "show", job.id, "--json", "--server", service.url],
+        [BIN / "dropt", "show", job.id, "--server", service.url],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert f'"effect": {verdict.effect!r}'.replace(" ", "") in shown.replace(" ", "")
+    assert verdict.summary in shown
+    for site in best.recommended.sites:
+        line = next(line for line in shown.splitlines() if site.site in line)
+        assert (f"{100 * site.rate:g} %" if site.rate else "  0") in line
 
 
 def test_trials_are_as_many_as_asked_for_and_both_arms_have_their_own_budget(
@@ -163,7 +166,8 @@ def test_the_dashboard_shows_true_rates_and_changes_nothing(
     assert _studies(service) == studies
     with urlopen(f"{service.url}/api/studies/{study['study_id']}?after=0") as answer:
         detail = json.load(answer)
-    trials = {t.number: t for t in client.iterate_trials(job.id) if t.arm == "with"}
+    searched = [t for t in client.iterate_trials(job.id) if t.phase == "search"]
+    trials = {t.number: t for t in searched if t.arm == "with"}
     for shown in detail["trials"]:
         ours = trials[shown["number"]]
         rates = {

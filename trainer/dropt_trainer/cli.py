@@ -59,8 +59,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--server", required=True, metavar="URL", help="the service")
     parser.add_argument("--name", default=name, help="shown to people (default: host and process)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the best one here)")
-    parser.add_argument("--max-slots", type=_positive, metavar="N",
-                        help="most trials to train at once (default: 16, on a GPU 64)")  # fmt: skip
+    parser.add_argument(
+        "--max-slots", type=_positive, metavar="N",
+        help="most trials to train at once (default: 16, on a GPU 64)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=_positive, default=1, metavar="N",
                         help="CPU threads; more processes train more (default: 1)")  # fmt: skip
     parser.add_argument("--log-level", default="info",

@@ -6,6 +6,8 @@ SQLAlchemy or FastAPI.
 
 import os
 import sys
+import tempfile
+import traceback
 from typing import NoReturn
 
 import typer
@@ -39,6 +41,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         print(f"dropt: {error.strerror or error}{_about(error)}.", file=sys.stderr)
         return ExitCode.USAGE
+    except Exception as error:  # noqa: BLE001 (the edge: what nobody foresaw is recorded)
+        return _record(error)
     return result if isinstance(result, int) else ExitCode.OK
 
 
@@ -48,6 +52,19 @@ def _say_usage(error: TyperException) -> int:
         print(f"dropt: {message}", file=sys.stderr)
         print("See 'dropt --help'.", file=sys.stderr)
     return ExitCode.USAGE
+
+
+def _record(error: Exception) -> int:
+    """Say that this is a bug, and where its traceback is."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="dropt-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        traceback.print_exception(error, file=file)
+    print(
+        f"dropt: this is a bug: {type(error).__name__}: {error}\nThe details are in {file.name}",
+        file=sys.stderr,
+    )
+    return ExitCode.UNREACHABLE
 
 
 def _about(error: OSError) -> str:

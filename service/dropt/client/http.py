@@ -53,6 +53,7 @@ from dropt.spec.results import (
 
 TIMEOUT_S: Final = 5.0  # a request that hangs longer is lost: leases are renewed in time
 FILE_TIMEOUT_S: Final = 60.0  # hashing and storing a large upload happens before the answer
+FIRST_WORKER_S: Final = 15.0  # a new service answers once a worker has told what it offers
 SLACK_S: Final = 5.0  # over the time that a long-poll may take
 CHUNK_BYTES: Final = 1 << 20
 READY_POLL_S: Final = 0.1
@@ -117,7 +118,10 @@ class Client:
     ) -> JobRead:  # fmt: skip
         """Queue a job; with `wait_s`, stay up to that long for its end."""
         content = _json(body) if isinstance(body, BaseModel) else json.dumps(dict(body)).encode()
-        return self._post("/v1/jobs", JobRead, content, key=idempotency_key, wait_s=wait_s)
+        return self._post(
+            "/v1/jobs", JobRead, content, key=idempotency_key, wait_s=wait_s,
+            patience_s=FIRST_WORKER_S,
+        )  # fmt: skip
 
     def get_job(self, job_id: str, *, wait_s: int = 0) -> JobRead:
         """A job; with `wait_s`, as it is at its end or after that long."""
@@ -279,13 +283,15 @@ class Client:
 
     def _post(
         self, path: str, answer: type[Parsed], content: bytes, *, key: str | None = None,
-        wait_s: int = 0,
+        wait_s: int = 0, patience_s: float = 0.0,
     ) -> Parsed:  # fmt: skip
         headers, timeout = _waiting(wait_s)
         headers["Content-Type"] = "application/json"
         if key is not None:
             headers["Idempotency-Key"] = key
-        return self._ask("POST", path, answer, content=content, headers=headers, timeout=timeout)
+        return self._ask(
+            "POST", path, answer, content=content, headers=headers, timeout=timeout + patience_s
+        )
 
     def _delete(self, path: str) -> None:
         try:

@@ -13,7 +13,7 @@ LeaseId = NewType("LeaseId", str)
 DatasetId = NewType("DatasetId", str)
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
-_ID = re.compile(rf"^(job|trl|wrk|lea|ds|key)_[{_ALPHABET}]{{26}}$")
+_ID = re.compile(rf"(job|trl|wrk|lea|ds|key)_[{_ALPHABET}]{{26}}")
 _TIME_BITS, _RANDOM_BITS = 48, 82
 _lock = threading.Lock()
 _last = 0
@@ -37,4 +37,4 @@ def new_id(prefix: str) -> str:
 
 def is_id(text: str, prefix: str) -> bool:
     """Whether `text` has the form of an id with this prefix."""
-    return text.startswith(f"{prefix}_") and _ID.match(text) is not None
+    return text.startswith(f"{prefix}_") and _ID.fullmatch(text) is not None

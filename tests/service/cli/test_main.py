@@ -1,11 +1,11 @@
 """The command as it is called: a process, what it prints, and its status."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,6 +98,7 @@ def test_help_without_a_verb_is_wrong_usage() -> None:
         (KeyboardInterrupt(), ExitCode.INTERRUPTED),
         (problems.WorkerMissing("no torch"), ExitCode.USAGE),
         (OSError(28, "No space left on device", "x.db"), ExitCode.USAGE),
+        (ZeroDivisionError("nobody foresaw this"), ExitCode.UNREACHABLE),
     ],
 )
 def test_what_a_command_raises_becomes_a_status(
@@ -115,12 +116,12 @@ def test_what_a_command_raises_becomes_a_status(
 def test_installation_without_torch_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    find_spec: Callable[..., object] = __import__("importlib.util").util.find_spec
+    find_spec = importlib.util.find_spec
 
-    def without_torch(name: str, *rest: object) -> object:
-        return None if name == "torch" else find_spec(name, *rest)
+    def without_torch(name: str, package: str | None = None) -> object:
+        return None if name == "torch" else find_spec(name, package)
 
-    monkeypatch.setattr("importlib.util.find_spec", without_torch)
+    monkeypatch.setattr(importlib.util, "find_spec", without_torch)
     status = main.run(
         ["run", "--model", "mlp", "--dataset", "digits", "--state", str(tmp_path / "s")]
     )

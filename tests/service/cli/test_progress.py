@@ -70,14 +70,19 @@ def test_evidence_counts_the_shortlist_first_and_then_the_seeds() -> None:
 
 
 def test_terminal_gets_bars_of_what_has_begun() -> None:
-    text = shown(course(), terminal=True)
-    last = text.rsplit("preparing", 1)[1]
-    assert "the model is inspected" not in text.split("search")[0]
-    assert "━" in text
-    assert "search" not in last  # this job ended without numbers of its arms
-    running = shown([job(arms=(arm("without", complete=1),))], terminal=True)
-    assert "search" in running
-    assert "evidence" not in running
+    arms = (arm("without", complete=1), arm("with"))
+    waiting = shown([job(phase="preparing")], terminal=True)
+    searching = shown([job(arms=arms)], terminal=True)
+    evidence = EvidenceProgress(seeds_done=2, seeds_cap=8)
+    ended = shown(
+        [job(phase=None, state="succeeded", arms=arms, evidence=evidence)], terminal=True
+    )
+    assert "search" not in waiting
+    assert "━" in searching
+    assert "without" in searching
+    assert "evidence" not in searching
+    assert "1/64" in ended
+    assert "2/8" in ended
 
 
 def test_waiting_job_says_what_it_waits_for() -> None:

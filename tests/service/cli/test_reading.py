@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from tests.service.cli.answers import JOB, arm, job
@@ -20,7 +19,7 @@ from dropt.spec.results import EventRead, JobSummary
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a service without jobs and workers."""
-    state: Path = tmp_path_factory.mktemp("reading")
+    state = tmp_path_factory.mktemp("reading")
     with (
         listen("127.0.0.1", 0) as listener,
         hosted(Settings(state=state), listener, n_workers=0) as host,
@@ -41,7 +40,7 @@ def test_empty_list_says_how_to_begin(client: Client, capsys: pytest.CaptureFixt
 @pytest.mark.slow
 def test_refusals_of_the_service_are_raised_as_they_are(client: Client) -> None:
     with pytest.raises(InvalidRequest):
-        reading.submit_job(client, {"model": "m", "dataset": "d"}, None, None, as_json=False)
+        reading.submit_job(client, {"model": "m", "dataset": 3}, None, None, as_json=False)
     for read in (reading.show_job, reading.show_events):
         with pytest.raises(NotFound):
             read(client, JOB, as_json=False)
@@ -54,7 +53,7 @@ def test_table_of_jobs_has_a_row_for_each() -> None:
         created_at=datetime(2026, 11, 23, tzinfo=UTC), finished_at=None,
     )  # fmt: skip
     table = reading.jobs_table([found])
-    cells = [list(column.cells)[0] for column in table.columns]
+    cells = [next(iter(column.cells)) for column in table.columns]
     assert [str(cell) for cell in cells] == [JOB, "mlp on digits", "running: search", "25 %", ""]
 
 

@@ -1,5 +1,6 @@
 """The supervisor, over real processes of a module that stands in for the worker."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def start(code: str, n: int = 1, *, registers: bool = True) -> tuple[Workers, list[str]]:
         (tmp_path / "stand_in.py").write_text(code, "utf-8")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
         monkeypatch.setattr(workers, "MODULE", "stand_in")
         monkeypatch.setattr(workers, "FIRST_DELAY_S", 0.01)
         ended: list[str] = []

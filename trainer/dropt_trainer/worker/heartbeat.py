@@ -14,6 +14,8 @@ from dropt_trainer.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
+JOIN_S = 6.0  # longer than a request may hang
+
 
 @dataclass(frozen=True)
 class Held:
@@ -61,8 +63,10 @@ class HeartbeatThread:
         self._due.set()
 
     def end(self) -> None:
+        """Send no more; wait for a heartbeat under way, whose client is closed next."""
         self._ending.set()
         self._due.set()
+        self._thread.join(JOIN_S)
 
     def _run(self) -> None:
         while True:

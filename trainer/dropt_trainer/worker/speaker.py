@@ -10,6 +10,7 @@ from dropt.client import Client
 from dropt.errors import (
     DroptError,
     HostNotAllowed,
+    Internal,
     LeaseLost,
     NotFound,
     Unauthorized,
@@ -82,6 +83,9 @@ class Speaker:
         except DroptError as error:
             logger.error("report.refused", extra=_problem(self._lease_id, error))
             self.failure = error
+        except Exception as error:
+            logger.exception("report.failed", extra={"lease": self._lease_id})
+            self.failure = Internal(f"a report could not be made: {error}")
         self._outbox.close()
 
     def _say(self, message: Message, *, done: bool = False) -> None:
