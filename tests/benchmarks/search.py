@@ -1,10 +1,10 @@
 """A whole search by hand and by dropt: the same trials, epochs, space, pruner and cores, in turn.
 
 By hand is what an expert would write: Optuna (TPE, successive halving) around a PyTorch loop over
-tensors with `AdamW(fused=True)`; once in one process with all cores' threads, once as one process
-per core on one study in a journal file. dropt is a real service with one worker per core over
-HTTP, on SQLite, from the submission of the job to the end of its search, inspection and probe
-included. Imports and starting of processes count for neither side.
+tensors with `AdamW(fused=True)`; once in one process, once as one process per core on one study in
+a journal file, one thread each (more threads slow such a small network down). dropt is a real
+service with one worker per core over HTTP, on SQLite, from the submission of the job to the end of
+its search, inspection and probe included. Imports and starting of processes count for neither.
 
     python tests/benchmarks/search.py [--trials 64] [--repeats 3] [--cores 2] [--json FILE]
 
@@ -65,7 +65,8 @@ class Mlp(nn.Module):
         super().__init__()
         first, second = HIDDEN
         self.layers = nn.Sequential(
-            nn.Dropout(rates[0]), nn.Linear(n_inputs, first), nn.ReLU(), nn.Dropout(rates[1]),
+            nn.Flatten(), nn.Dropout(rates[0]),
+            nn.Linear(n_inputs, first), nn.ReLU(), nn.Dropout(rates[1]),
             nn.Linear(first, second), nn.ReLU(), nn.Dropout(rates[2]),
             nn.Linear(second, n_outputs),
         )  # fmt: skip
@@ -98,7 +99,7 @@ def objective(trial: optuna.Trial, data: Prepared) -> float:
     x, y = train.x, train.y
     assert isinstance(x, Tensor)
     assert isinstance(validation.x, Tensor)
-    model = Mlp(x.shape[1], data.n_outputs, rates)
+    model = Mlp(x[0].numel(), data.n_outputs, rates)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay, fused=True)
     loss_of = nn.CrossEntropyLoss()
     best = float("inf")
@@ -127,9 +128,9 @@ def make_study(storage: Any, seed: int) -> optuna.Study:
     )  # fmt: skip
 
 
-def by_hand(n_trials: int, seed: int, threads: int) -> Outcome:
+def by_hand(n_trials: int, seed: int) -> Outcome:
     """One process."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     data = digits()
     study = make_study(None, seed)
     start = time.perf_counter()
@@ -272,10 +273,10 @@ def run(n_trials: int, repeats: int, cores: int, log: Path) -> dict[str, list[Ou
     found: dict[str, list[Outcome]] = {"one process": [], "processes": [], "dropt": []}
     dropt = Dropt(cores, log)
     try:
-        by_hand(4, 99, cores)
+        by_hand(4, 99)
         dropt.search(16, 99)
         for seed in range(repeats):
-            found["one process"].append(by_hand(n_trials, seed, cores))
+            found["one process"].append(by_hand(n_trials, seed))
             found["processes"].append(by_hand_in_processes(n_trials, seed, cores))
             found["dropt"].append(dropt.search(n_trials, seed))
     finally:

@@ -2,14 +2,17 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import delete, event
 from tests import factories
 from tests.factories import ToyWorker, make_service
 
-from dropt.storage import projects
+from dropt.storage import projects, tables
 from dropt.storage.engine import Database, sqlite_url
 from dropt.storage.jobs import JobRow
 from dropt.storage.trials import TrialRow
@@ -28,10 +31,27 @@ class Done:
         return factories.trial_rows(self.service, self.job.id, **filters)
 
 
+@pytest.fixture(scope="session")
+def warm_sqlite(
+    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    """One database for many tests: an engine of its own would compile every statement again."""
+    folder = tmp_path_factory.mktemp("warm") / "state"
+    shutil.copytree(migrated_sqlite, folder)
+    with _opened(sqlite_url(folder)) as database:
+        event.listen(database.engine, "connect", _hurry)
+        database.engine.dispose()  # its connections are made anew
+        yield database
+
+
 @pytest.fixture
-def sqlite_database(sqlite_database_url: str) -> Iterator[Database]:
-    """A SQLite database of the test, open, with the project `default`."""
-    yield from _opened(sqlite_database_url)
+def sqlite_database(warm_sqlite: Database) -> Iterator[Database]:
+    """A SQLite database that nobody else uses meanwhile, with the project `default` alone."""
+    yield warm_sqlite
+    with warm_sqlite.writing() as session:
+        for table in reversed(tables.metadata.sorted_tables):
+            session.execute(delete(table))
+        projects.ensure(session, projects.DEFAULT)
 
 
 @pytest.fixture
@@ -39,10 +59,14 @@ def service(sqlite_database: Database, tmp_path: Path) -> Service:
     return make_service(sqlite_database, tmp_path)
 
 
-@pytest.fixture
-def service_on_either(database: Database, tmp_path: Path) -> Service:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def service_on_either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
     """The same over SQLite and over PostgreSQL in turn."""
-    return make_service(database, tmp_path)
+    if request.param == "sqlite":
+        yield make_service(request.getfixturevalue("sqlite_database"), tmp_path)
+        return
+    with _opened(request.getfixturevalue("postgres_database_url")) as database:
+        yield make_service(database, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +74,7 @@ def done(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A job with three arms, pruning, and evidence: nobody may change it."""
     folder = tmp_path_factory.mktemp("done")
     shutil.copytree(migrated_sqlite, folder / "state")
-    for database in _opened(sqlite_url(folder / "state")):
+    with _opened(sqlite_url(folder / "state")) as database:
         service = make_service(database, folder)
         worker = ToyWorker(service)
         job_id = factories.submit(
@@ -60,9 +84,17 @@ def done(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield Done(service, worker, factories.job_row(service, job_id))
 
 
+def _hurry(connection: Any, record: object) -> None:
+    """What a power cut would destroy may be lost here."""
+    connection.execute("PRAGMA synchronous = OFF")
+
+
+@contextmanager
 def _opened(url: str) -> Iterator[Database]:
     database = Database.open(url)
     with database.writing() as session:
         projects.ensure(session, projects.DEFAULT)
-    yield database
-    database.close()
+    try:
+        yield database
+    finally:
+        database.close()

@@ -11,11 +11,11 @@ from pathlib import Path
 from dropt import errors
 from dropt.cli.child import spawn
 from dropt.cli.hosting import address_of, listen
-from dropt.cli.problems import WorkerMissing
+from dropt.cli.problems import ServiceEnded, WorkerMissing
 from dropt.errors import DroptError, ServiceUnreachable
 
 MODULE = "dropt.cli.hosting"
-LAST_WORDS_S = 5.0  # a service that does not answer any more may be about to say why
+LAST_WORDS_S = 5.0  # of a service that does not answer any more
 PATIENCE_S = 25.0  # workers have 20 s to give their work back
 
 
@@ -89,7 +89,7 @@ def _failure(output: str, log_dir: Path) -> DroptError:
         kind = _kinds()[said["code"]]
         return kind(said["detail"])
     except (IndexError, KeyError, ValueError, TypeError):
-        return ServiceUnreachable(f"The service ended by itself. Its log is in {log_dir}")
+        return ServiceEnded(f"The service ended by itself. Its log is in {log_dir}.")
 
 
 def _kinds() -> dict[str, type[DroptError]]:

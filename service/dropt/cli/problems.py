@@ -37,6 +37,12 @@ class WorkerMissing(DroptError):
     status, code, title = 503, "worker-missing", "The trainer is not installed"
 
 
+class ServiceEnded(DroptError):
+    """The service of this command has ended before the command has."""
+
+    status, code, title = 503, "service-ended", "The service has ended"
+
+
 _REMEDIES: dict[type[DroptError], str] = {
     ServiceUnreachable: "Start one with 'dropt serve', or name another with --server URL.",
     Unauthorized: "Give the key with --key or in the environment as DROPT_KEY.",

@@ -15,7 +15,7 @@ from rich.text import Text
 
 import dropt
 from dropt.cli.body import Body, name_in, require_subject, set_name
-from dropt.cli.problems import ExitCode, Refused
+from dropt.cli.problems import ExitCode, Refused, ServiceEnded
 from dropt.cli.workers import require_trainer
 
 if TYPE_CHECKING:  # the rest is imported after the first line is on the screen: it takes a second
@@ -81,12 +81,19 @@ def _attend(console: Console, place: Place, begin: "Callable[[Client], str]") ->
         try:
             stack.enter_context(_term_as_interrupt())
             with make_progress(console) as progress:
-                progress.wait_for("starts the service and its workers")
+                progress.wait_for(
+                    "starts the service and its workers"
+                    if place.server is None
+                    else "asks the service"
+                )
                 client, check = stack.enter_context(_service(place))
                 job_id = begin(client)
                 job = client.get_job(job_id)
                 console.print(Text(f"{job.id} · {job.name}"), soft_wrap=True)
                 job = follow(client, job_id, progress, check)
+        except ServiceEnded as error:
+            go_on = "" if job_id is None else f" Go on with: dropt resume {job_id}{_where(place)}"
+            raise ServiceEnded(error.detail + go_on) from error
         except KeyboardInterrupt:
             return _leave(console, client if job_id else None, job_id, place)
         return print_end(console, client, job, next_steps(job_id, place, job.spec.model.name))
@@ -118,14 +125,14 @@ def next_steps(job_id: str, place: Place, model: str) -> "Sequence[NextStep]":
 
 
 @contextmanager
-def _service(place: Place) -> "Iterator[tuple[Client, Callable[[], None]]]":
+def _service(place: Place) -> "Iterator[tuple[Client, Callable[[float], None]]]":
     """A client of a service with a worker, and a check that raises when the service is gone."""
     from dropt.cli.embedded import embedded
     from dropt.client import Client
 
     if place.server is not None:
         with Client(place.server, key=place.key) as client:
-            yield client, lambda: None
+            yield client, lambda patience_s: None
         return
     with (
         embedded(place.state, n_workers=place.n_workers) as service,

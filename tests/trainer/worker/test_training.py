@@ -116,6 +116,7 @@ def test_report_is_repeated_until_it_is_answered(make_worker: MakeWorker, fault:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_past_the_deadline(
     make_worker: MakeWorker, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
