@@ -24,6 +24,7 @@ from dropt.tuning.background import Background
 from dropt.tuning.service import Service
 
 N_UPLOADS = 4  # files stored at once; each holds a thread while its bytes come
+N_LOOKS = 2  # of requests that wait, at a time
 ROUTERS: tuple[APIRouter, ...] = (
     jobs.router, answers.router, datasets.router, catalogue.router, workers.router,
     artifacts.router, operation.router, help_pages.router,
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     )  # fmt: skip
     app.state.settings, app.state.service = settings, service
     app.state.upload_limiter = anyio.CapacityLimiter(N_UPLOADS)
+    app.state.look_limiter = anyio.CapacityLimiter(N_LOOKS)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(refuse_unknown_query)])
     dashboard = Dashboard(lambda: background.storage)

@@ -20,7 +20,7 @@ from dropt.tuning.service import Idempotency, Service
 PROJECT = projects.DEFAULT  # the only one until there are keys
 MAX_WAIT_S = 60
 MAX_KEY_LENGTH = 255
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.2  # between two looks of a request that waits
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0  # between two looks of a request that waits
 _WAIT = re.compile(r"\bwait=(\d{1,9})\b")
 
 Seen = TypeVar("Seen")
@@ -110,17 +110,17 @@ async def look_until(
 ) -> Seen:
     """Look again and again until it is enough, `wait_s` have passed, or nobody listens any more.
 
-    Each look runs in the thread pool; between two looks the request holds no thread and no
-    session, so waiting requests cost other requests nothing.
+    Between two looks the request holds no thread and no session. Looks become rarer: a request
+    waits at most a quarter longer than it had to, and all that wait share two threads, so that
+    they cannot crowd out requests that do not wait.
     """
-    deadline, pause = anyio.current_time() + wait_s, FIRST_PAUSE_S
+    started_at, waited_s = anyio.current_time(), 0.0
     seen = await to_thread.run_sync(look)
-    while not is_enough(seen) and anyio.current_time() + pause < deadline:
-        if await request.is_disconnected():
-            break
-        await anyio.sleep(pause)
-        pause = min(2 * pause, LAST_PAUSE_S)
-        seen = await to_thread.run_sync(look)
+    while not is_enough(seen) and waited_s < wait_s and not await request.is_disconnected():
+        pause_s = min(max(FIRST_PAUSE_S, waited_s / 4), LAST_PAUSE_S, wait_s - waited_s)
+        await anyio.sleep(pause_s)
+        seen = await to_thread.run_sync(look, limiter=request.app.state.look_limiter)
+        waited_s = anyio.current_time() - started_at
     return seen
 
 

@@ -1,4 +1,3 @@
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -121,19 +120,18 @@ def test_waiting_requests_keep_nobody_else_waiting(
     http: TestClient, worker: factories.ToyWorker
 ) -> None:
     path = http.post("/v1/jobs", json=BODY).headers["Location"]
-    threads = [
-        threading.Thread(target=http.get, args=(path,), kwargs={"headers": {"Prefer": "wait=3"}})
-        for _ in range(60)
-    ]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.5)
-    started_at = time.monotonic()
-    assert http.get("/v1/models").status_code == 200
-    assert time.monotonic() - started_at < 1.0, "60 waiting threads would hold the 40 of the pool"
-    http.post(f"{path}/cancel")
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(60) as pool:
+        try:
+            waits = {"headers": {"Prefer": "wait=20"}}
+            waiting = [pool.submit(http.get, path, **waits) for _ in range(60)]
+            time.sleep(1)
+            started_at = time.monotonic()
+            assert http.get("/v1/models").status_code == 200
+            took_s = time.monotonic() - started_at
+        finally:
+            http.post(f"{path}/cancel")
+        assert {wait.result(10).json()["state"] for wait in waiting} == {"cancelled"}
+    assert took_s < 2, "60 requests that hold the 40 threads of the pool would take 20 s"
 
 
 def test_cancel_is_idempotent_by_state(http: TestClient, worker: factories.ToyWorker) -> None:

@@ -97,9 +97,11 @@ class Outbox:
             return orders
 
     def want_no_more(self) -> None:
-        """Offer no free slots from now on."""
+        """Offer no free slots from now on, and say at once what is queued."""
         with self._changed:
             self._wants_more = False
+            self._urgent |= self._has_news
+            self._changed.notify_all()
 
     def wait_until_said(self, timeout_s: float) -> bool:
         """Wait until all that is queued is answered, or the lease is lost; False if not yet."""
