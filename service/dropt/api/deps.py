@@ -20,7 +20,7 @@ from dropt.tuning.service import Idempotency, Service
 PROJECT = projects.DEFAULT  # the only one until there are keys
 MAX_WAIT_S = 60
 MAX_KEY_LENGTH = 255
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 1.0  # between two looks of a request that waits
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.5  # between two looks of a request that waits
 _WAIT = re.compile(r"\bwait=(\d{1,9})\b")
 
 Seen = TypeVar("Seen")

@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 
 from dropt.errors import DroptError
 from dropt.spec.results import FINAL_JOB_STATES
-from dropt.storage import arms, jobs, trials
+from dropt.storage import arms, jobs, projects, trials
 from dropt.storage.engine import optuna_url
 from dropt.storage.jobs import JobRow
 from dropt.tuning import studies
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.5  # a step is taken at once when a report wakes the thread
 MIRROR_S = 1.0  # the dashboard is at most so far behind
 BATCH = 500  # trials mirrored in one go
+NOTED = 20  # newest finished jobs whose notes are looked at when the service starts
 
 
 class Background:
@@ -41,8 +42,13 @@ class Background:
         return self._storage
 
     def start(self) -> None:
+        """Begin, with what a service before this one may have left: trials, or a last note."""
         with self._service.database.reading() as session:
             self._behind |= set(trials.unmirrored_jobs(session))
+            for job in jobs.list_page(
+                session, project=projects.DEFAULT, limit=NOTED, state=FINAL_JOB_STATES
+            ):
+                self._behind.add((job.project, job.id))
         self._thread.start()
 
     def stop(self) -> None:

@@ -122,15 +122,15 @@ def test_waiting_requests_keep_nobody_else_waiting(
     path = http.post("/v1/jobs", json=BODY).headers["Location"]
     with ThreadPoolExecutor(60) as pool:
         try:
-            waits = {"headers": {"Prefer": "wait=20"}}
-            waiting = [pool.submit(http.get, path, **waits) for _ in range(60)]
+            wait = {"Prefer": "wait=20"}
+            waiting = [pool.submit(lambda: http.get(path, headers=wait)) for _ in range(60)]
             time.sleep(1)
             started_at = time.monotonic()
             assert http.get("/v1/models").status_code == 200
             took_s = time.monotonic() - started_at
         finally:
             http.post(f"{path}/cancel")
-        assert {wait.result(10).json()["state"] for wait in waiting} == {"cancelled"}
+        assert {each.result(10).json()["state"] for each in waiting} == {"cancelled"}
     assert took_s < 2, "60 requests that hold the 40 threads of the pool would take 20 s"
 
 

@@ -186,6 +186,27 @@ def test_service_that_dies_between_optuna_and_our_row_writes_the_trial_once(
         assert_mirrors(service, job_id, arm)
 
 
+def test_note_that_a_service_did_not_come_to_write_is_written_by_the_next(
+    service: Service,
+) -> None:
+    worker = ToyWorker(service)
+    job_id = submit(service)
+    with background(service):
+        wait_until(lambda: worker.work_once() and job_row(service, job_id).phase == "evidence")
+    assert not trials_behind(service)
+    run_until_done(service, worker)  # no thread: the verdict reaches no note
+    assert not trials_behind(service)
+    assert "Verdict" not in note(service, job_id, "with")
+    with background(service):
+        pass
+    assert "Verdict: **helps**" in note(service, job_id, "with")
+
+
+def trials_behind(service: Service) -> bool:
+    with service.database.reading() as session:
+        return bool(trials.unmirrored_jobs(session))
+
+
 def test_steps_follow_each_other_without_a_tick(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,5 +230,4 @@ def test_cancelled_job_is_mirrored_as_it_ended(service: Service) -> None:
         service.wake.set()
         wait_until(lambda: job_row(service, job_id).is_done)
     assert {t.state for t in mirrored(service, job_id, "with")} == {TrialState.FAIL}
-    with service.database.reading() as session:
-        assert trials.unmirrored_jobs(session) == []
+    assert not trials_behind(service)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.factories import (
@@ -19,6 +20,7 @@ from tests.service.conftest import Done
 from dropt.jobs import verbs
 from dropt.spec.protocol import Reason, TrialAssignment
 from dropt.storage import jobs
+from dropt.tuning import issuing
 from dropt.tuning.issuing import MAX_OPEN, ensure_waiting
 from dropt.tuning.seeds import trial_seed
 from dropt.tuning.service import Service
@@ -190,6 +192,33 @@ def test_two_services_issue_no_number_twice(service: Service, tmp_path: Path) ->
     ensure_waiting(service, job, 12)
     ensure_waiting(service, job, 12)
     assert numbers(service, job_id) == {"without": list(range(6)), "with": list(range(6))}
+    assert violations(service, job_id) == []
+
+
+def test_service_that_comes_second_issues_nothing_and_learns_what_was_issued(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one issues between the asking and the issuing of this one."""
+    job_id = searching(service)
+    job = job_row(service, job_id)
+    other = make_service(service.database, tmp_path)
+    real: Any = issuing._store
+    results: list[bool] = []
+
+    def store(of: Service, *more: Any) -> bool:
+        if of is service and not results:
+            ensure_waiting(other, job, 4)
+        results.append(real(of, *more))
+        return results[-1]
+
+    monkeypatch.setattr(issuing, "_store", store)
+    told = service.memory(job, "with")
+    ensure_waiting(service, job, 4)
+    assert results == [True, False]
+    assert numbers(service, job_id) == {"without": [0, 1], "with": [0, 1]}
+    assert service.memory(job, "with") is not told
+    ensure_waiting(service, job, 8)
+    assert numbers(service, job_id) == {"without": [0, 1, 2, 3], "with": [0, 1, 2, 3]}
     assert violations(service, job_id) == []
 
 
