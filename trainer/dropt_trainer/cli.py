@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     max_slots = options.max_slots or DEFAULT_SLOTS[device.type]
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    with Client(options.server, key=os.environ.get("DROPT_KEY")) as client:
+    with Client(options.server, key=os.environ.get("DROPT_KEY") or None) as client:
         worker = Worker(
             client, registration(options.name, device, max_slots), device,
             np.random.default_rng(),

@@ -258,7 +258,7 @@ class Report(Record):
     worker: str
     sequence: int = Field(ge=1)
     free_slots: int = Field(default=0, ge=0, le=MAX_SLOTS)
-    measurements: tuple[Measurement, ...] = Field(default=(), max_length=5000)
+    measurements: tuple[Measurement, ...] = Field(default=(), max_length=2000)
     checkpoints: tuple[Checkpoint, ...] = Field(default=(), max_length=MAX_SLOTS)
     finished: tuple[Finished, ...] = Field(default=(), max_length=MAX_SLOTS)
     inspection: InspectionReport | None = None

@@ -37,7 +37,7 @@ from dropt.tuning.work import can_do, inspect_lease, inspection_key, train_lease
 
 logger = logging.getLogger(__name__)
 
-MAX_MEASUREMENTS = 5000
+MAX_MEASUREMENTS = 2000  # such a report stays below the limits of JSON bodies
 SEARCH_SLOTS = 16  # more trials of an arm at once would make its proposals worse
 
 
