@@ -1,5 +1,8 @@
 """A whole search by hand and by dropt: the same trials, epochs, space, pruner and cores, in turn.
 
+The work is the search of a default job: one study of 64 trials without dropout and one of 64
+with it. Each side tunes learning rate and weight decay in both, and three rates in the second.
+
 By hand is what an expert would write: Optuna (TPE, successive halving) around a PyTorch loop over
 tensors with `AdamW(fused=True)`; once in one process, once as one process per core on one study in
 a journal file, one thread each (more threads slow such a small network down). dropt is a real
@@ -13,6 +16,7 @@ The last line is `ratio search ...`: the faster of the two ways by hand over dro
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -22,6 +26,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,7 @@ from dropt_trainer.data.prepare import Prepared, prepare
 from dropt_trainer.dropout import masks
 from dropt_trainer.worker.sources import split_of
 
+ARMS = ("without", "with")
 DATASET, HIDDEN = "digits", (128, 64)
 EPOCHS, RUNG, FACTOR, BATCH = 27, 9, 3, 64
 LR, WEIGHT_DECAY = (3e-4, 3e-2), (1e-6, 1e-1)
@@ -51,7 +57,8 @@ class Outcome:
     steps: int
     epochs: int
     pruned: int
-    best: float
+    best_without: float
+    best_with: float
 
     @property
     def steps_per_second(self) -> float:
@@ -82,16 +89,21 @@ def digits() -> Prepared:
     return prepare(dataset, split_of(dataset, None))
 
 
-def objective(trial: optuna.Trial, data: Prepared) -> float:
-    """One trial by hand: train, evaluate on validation each epoch, report, prune."""
+def suggest_rates(trial: optuna.Trial) -> list[float]:
+    """The rates of the three sites, on dropt's grid."""
     codes = [
         trial.suggest_int(f"rate{i}", -zeros, points - 1)
         for i, (_, _, points, zeros) in enumerate(RATES)
     ]
-    rates = [
+    return [
         low + code * step if code >= 0 else 0.0
         for code, (low, step, _, _) in zip(codes, RATES, strict=True)
     ]
+
+
+def objective(trial: optuna.Trial, data: Prepared, arm: str) -> float:
+    """One trial by hand: train, evaluate on validation each epoch, report, prune."""
+    rates = suggest_rates(trial) if arm == "with" else [0.0, 0.0, 0.0]
     lr = trial.suggest_float("lr", *LR, log=True)
     decay = trial.suggest_float("weight_decay", *WEIGHT_DECAY, log=True)
     generator = torch.Generator().manual_seed(trial.number)
@@ -119,10 +131,10 @@ def objective(trial: optuna.Trial, data: Prepared) -> float:
     return best
 
 
-def make_study(storage: Any, seed: int) -> optuna.Study:
+def make_study(storage: Any, seed: int, arm: str) -> optuna.Study:
     """A study as in dropt: TPE that lies about running trials, one rung at a third."""
     return optuna.create_study(
-        study_name="search", storage=storage, load_if_exists=True, direction="minimize",
+        study_name=arm, storage=storage, load_if_exists=True, direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNG, reduction_factor=FACTOR),
     )  # fmt: skip
@@ -132,14 +144,15 @@ def by_hand(n_trials: int, seed: int) -> Outcome:
     """One process."""
     torch.set_num_threads(1)
     data = digits()
-    study = make_study(None, seed)
+    studies = [make_study(None, seed, arm) for arm in ARMS]
     start = time.perf_counter()
-    study.optimize(lambda trial: objective(trial, data), n_trials=n_trials)
-    return outcome_of(study, time.perf_counter() - start, data)
+    for study, arm in zip(studies, ARMS, strict=True):
+        study.optimize(partial(objective, data=data, arm=arm), n_trials=n_trials)
+    return outcome_of(studies, time.perf_counter() - start, data)
 
 
 def by_hand_in_processes(n_trials: int, seed: int, cores: int) -> Outcome:
-    """One process per core on one study; they start together once all have imported torch."""
+    """One process per core on the same studies; they start once all have imported torch."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "journal")
@@ -147,11 +160,11 @@ def by_hand_in_processes(n_trials: int, seed: int, cores: int) -> Outcome:
         share = -(-n_trials // cores)
         processes = [
             context.Process(
-                target=_optimize, args=(path, seed + core, min(share, n_trials - core * share),
-                                        barrier),
+                target=_optimize,
+                args=(path, seed + core, min(share, n_trials - core * share), barrier),
             )
             for core in range(cores)
-        ]  # fmt: skip
+        ]
         for process in processes:
             process.start()
         barrier.wait()
@@ -159,16 +172,19 @@ def by_hand_in_processes(n_trials: int, seed: int, cores: int) -> Outcome:
         for process in processes:
             process.join()
         seconds = time.perf_counter() - start
-        return outcome_of(make_study(_journal(path), seed), seconds, digits())
+        storage = _journal(path)
+        return outcome_of([make_study(storage, seed, arm) for arm in ARMS], seconds, digits())
 
 
 def _optimize(path: str, seed: int, n_trials: int, barrier: Any) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
     data = digits()
-    study = make_study(_journal(path), seed)
+    storage = _journal(path)
+    studies = [make_study(storage, seed, arm) for arm in ARMS]
     barrier.wait()
-    study.optimize(lambda trial: objective(trial, data), n_trials=n_trials)
+    for study, arm in zip(studies, ARMS, strict=True):
+        study.optimize(partial(objective, data=data, arm=arm), n_trials=n_trials)
 
 
 def _journal(path: str) -> Any:
@@ -177,11 +193,13 @@ def _journal(path: str) -> Any:
     return optuna.storages.JournalStorage(JournalFileBackend(path))
 
 
-def outcome_of(study: optuna.Study, seconds: float, data: Prepared) -> Outcome:
-    epochs = sum(len(trial.intermediate_values) for trial in study.trials)
-    pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in study.trials)
+def outcome_of(studies: list[optuna.Study], seconds: float, data: Prepared) -> Outcome:
+    trials = [trial for study in studies for trial in study.trials]
+    epochs = sum(len(trial.intermediate_values) for trial in trials)
+    pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
     steps = epochs * -(-len(data.parts["train"].y) // BATCH)
-    return Outcome(seconds, steps, epochs, pruned, study.best_value)
+    best = {str(study.study_name): study.best_value for study in studies}
+    return Outcome(seconds, steps, epochs, pruned, best["without"], best["with"])
 
 
 class Dropt:
@@ -210,7 +228,7 @@ class Dropt:
             {
                 "model": {"name": "mlp", "args": {"hidden": list(HIDDEN)}},
                 "dataset": DATASET,
-                "compare": {"arms": ["with"]},
+                "compare": {"arms": list(ARMS)},
                 "evidence": False,
                 "search": {
                     "seed": seed,
@@ -233,10 +251,11 @@ class Dropt:
         seconds = time.perf_counter() - start
         if job.state != "succeeded":
             raise RuntimeError(f"the job {job.state}: {job.reason}")
-        arm = job.progress.arms[0]
+        arms = {arm.arm: arm for arm in job.progress.arms}
+        best = {name: arm.best_value or math.inf for name, arm in arms.items()}
+        pruned = sum(arm.pruned for arm in arms.values())
         steps = job.consumed.epochs * -(-len(digits().parts["train"].y) // BATCH)
-        assert arm.best_value is not None
-        return Outcome(seconds, steps, job.consumed.epochs, arm.pruned, arm.best_value)
+        return Outcome(seconds, steps, job.consumed.epochs, pruned, best["without"], best["with"])
 
     def close(self) -> None:
         self._process.terminate()
@@ -256,8 +275,8 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {arguments.cores} cores, "
         f"torch {torch.__version__}, optuna {optuna.__version__}, masks in {masks.backend()}; "
-        f"mlp {HIDDEN} on {DATASET}, {arguments.trials} trials x {EPOCHS} epochs, batch {BATCH}, "
-        f"rung at {RUNG}, 1 in {FACTOR} goes on"
+        f"mlp {HIDDEN} on {DATASET}, 2 x {arguments.trials} trials x {EPOCHS} epochs, "
+        f"batch {BATCH}, rung at {RUNG}, 1 in {FACTOR} goes on"
     )
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         found = run(arguments.trials, arguments.repeats, arguments.cores, Path(log.name))
@@ -291,7 +310,8 @@ def tell(found: dict[str, list[Outcome]], cores: int) -> None:
             print(
                 f"{side:12} {one.seconds:7.2f} s  {one.steps:6d} steps  "
                 f"{one.steps_per_second:7.0f} steps/s  {one.epochs:5d} epochs  "
-                f"{one.pruned:3d} pruned  best validation loss {one.best:.4f}"
+                f"{one.pruned:3d} pruned  best validation loss {one.best_without:.4f} without, "
+                f"{one.best_with:.4f} with"
             )
     median = {side: statistics.median(o.seconds for o in of) for side, of in found.items()}
     pace = {side: statistics.median(o.steps_per_second for o in of) for side, of in found.items()}

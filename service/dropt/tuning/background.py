@@ -20,7 +20,7 @@ from dropt.tuning.service import Service
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.5  # a step is taken at once when a report wakes the thread
-MIRROR_S = 1.0  # the dashboard is at most so far behind
+MIRROR_S = 4.0  # the dashboard is at most so far behind; short trials are written once, whole
 BATCH = 500  # trials mirrored in one go
 NOTED = 20  # newest finished jobs whose notes are looked at when the service starts
 

@@ -30,7 +30,7 @@ from dropt.storage.jobs import JobRow
 from dropt.storage.leases import LeaseRow
 from dropt.storage.session import Session
 from dropt.storage.workers import WorkerRow
-from dropt.tuning.issuing import ensure_waiting
+from dropt.tuning.issuing import MAX_OPEN, SEARCHED, ensure_waiting
 from dropt.tuning.reports import give_back_trials
 from dropt.tuning.service import Idempotency, Service
 from dropt.tuning.work import can_do, inspect_lease, inspection_key, train_lease
@@ -38,7 +38,6 @@ from dropt.tuning.work import can_do, inspect_lease, inspection_key, train_lease
 logger = logging.getLogger(__name__)
 
 MAX_MEASUREMENTS = 2000  # such a report stays below the limits of JSON bodies
-SEARCH_SLOTS = 16  # more trials of an arm at once would make its proposals worse
 
 
 def register(service: Service, registration: Registration, *, project: str) -> Registered:
@@ -228,7 +227,7 @@ def _grant_of(
         return _grant_inspection(service, job, worker, key)
     if job.phase not in ("search", "evidence"):
         return None
-    slots = _slots(job, request)
+    slots = _slots(service, job, request)
     _end_lost(service, job)
     if job.phase == "search":
         ensure_waiting(service, job, slots)
@@ -241,13 +240,18 @@ def _content_of(service: Service, job: JobRow) -> str | None:
     return row.name if row.kind == "uploaded" else None
 
 
-def _slots(job: JobRow, request: LeaseRequest) -> int:
-    """Trials at once: what the worker has, the probe found best, and the user and search allow."""
+def _slots(service: Service, job: JobRow, request: LeaseRequest) -> int:
+    """Trials at once: what the worker has, the probe found best, and the user and search allow.
+
+    In the search an arm has few trials open at once, and the workers share them.
+    """
     assert job.space is not None
     wanted = job.spec.resources.slots
     limits = [request.slots, job.space.slots if wanted == "auto" else wanted]
     if job.phase == "search":
-        limits.append(SEARCH_SLOTS)
+        n_searched = sum(arm in SEARCHED for arm in job.spec.compare.arms)
+        with service.database.reading() as session:
+            limits.append(-(-MAX_OPEN * n_searched // _n_workers(session, job)))
     return max(1, min(limits))
 
 
@@ -332,15 +336,18 @@ def _claim(
 
 
 def _share(session: Session, job: JobRow, slots: int, phase: Step) -> int:
-    """How many trials one worker takes: in the search what it can, else its part of what waits."""
+    """How many trials one worker takes: in the evidence its part of what waits."""
     if phase == "search":
         return slots
     counts = trials.counts(session, job.id, project=job.project)
     n_waiting = sum(n for (_, of, state), n in counts.items() if (of, state) == (phase, "waiting"))
-    catalogue = workers.offers(session, project=job.project)
-    model = catalogue.models.get(job.model)
-    n_workers = max(1, model.n_workers if model is not None else 1)
-    return max(1, min(slots, -(-n_waiting // n_workers)))
+    return max(1, min(slots, -(-n_waiting // _n_workers(session, job))))
+
+
+def _n_workers(session: Session, job: JobRow) -> int:
+    """Live workers that offer the model of a job, at least one."""
+    model = workers.offers(session, project=job.project).models.get(job.model)
+    return max(1, 0 if model is None else model.n_workers)
 
 
 def _granted(

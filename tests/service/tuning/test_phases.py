@@ -23,8 +23,9 @@ from tests.factories import (
 
 from dropt.jobs import verbs
 from dropt.spec.protocol import InspectionReport, Reason, TrialAssignment
-from dropt.spec.results import VerdictRead
+from dropt.spec.results import TrialPhase, VerdictRead
 from dropt.storage import events, jobs, tables
+from dropt.tuning import gathering
 from dropt.tuning.phases import advance, n_test_rows
 from dropt.tuning.service import Service
 
@@ -253,28 +254,29 @@ def test_job_is_cancelled_in_every_phase(service: Service, phase: str) -> None:
     assert violations(service, job_id) == []
 
 
-@pytest.mark.parametrize("step", ["_end_shortlist", "_begin_shortlist", "_look"])
+@pytest.mark.parametrize(
+    ("step", "phase"), [("_begin_shortlist", "search"), ("_end_shortlist", "shortlist"),
+                        ("_look", "compare")],
+)  # fmt: skip
 def test_step_that_was_under_way_changes_no_cancelled_job(
-    service: Service, monkeypatch: pytest.MonkeyPatch, step: str
+    service: Service, monkeypatch: pytest.MonkeyPatch, step: str, phase: TrialPhase
 ) -> None:
-    from dropt.tuning import gathering
-
     real: Any = getattr(gathering, step)
-    cancelled: list[str] = []
+    found: list[Any] = []
 
     def cancel_first(service: Service, job: jobs.JobRow, *more: Any) -> None:
-        if not cancelled:
+        if not found and trial_rows(service, job.id, phase=phase):
             verbs.cancel(service, job.id, project=PROJECT, reason="now")
-            cancelled.append(job.id)
+            found.extend([trial_rows(service, job.id), arm_rows(service, job.id)])
         real(service, job, *more)
 
     monkeypatch.setattr(gathering, step, cancel_first)
     worker = ToyWorker(service)
     job_id = submit(service)
     run_until_done(service, worker)
-    assert cancelled == [job_id]
-    assert job_row(service, job_id).state == "cancelled"
-    assert job_row(service, job_id).verdict is None
+    assert [trial_rows(service, job_id), arm_rows(service, job_id)] == found
+    job = job_row(service, job_id)
+    assert (job.state, job.verdict) == ("cancelled", None)
     assert violations(service, job_id) == []
 
 

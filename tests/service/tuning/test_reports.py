@@ -147,6 +147,24 @@ def test_lease_of_a_trial_alone_is_not_refilled(service: Service) -> None:
     assert all(row.state == "completed" for row in trial_rows(service, job_id, phase="search"))
 
 
+def test_trial_alone_gets_no_company_though_others_wait(service: Service) -> None:
+    worker, lease = search_lease(service, slots=4, budget={"trials": 2})
+    one, *others = lease.trials
+    with service.database.writing() as session:
+        session.execute(update(tables.trial).where(tables.trial.c.id == one.id).values(failures=1))
+    worker.send(lease, 1, finished=[worker.failed(one, 1, "error")])
+    other = ToyWorker(service, name="other")
+    alone = other.lease(slots=4)
+    assert alone is not None
+    assert [trial.id for trial in alone.trials] == [one.id]
+    scheduler.give_back(service, lease.id, project=PROJECT)
+    ended = [other.finished(alone, alone.trials[0], 3)]
+    answer = other.send(alone, 1, finished=ended, free_slots=1)
+    assert (answer.add, answer.end) == ((), True)
+    waiting = trial_rows(service, lease.job, states=["waiting"])
+    assert {row.id for row in waiting} == {trial.id for trial in others}
+
+
 def test_diverged_trial_is_not_tried_again_and_its_pack_mates_go_on(service: Service) -> None:
     worker, lease = search_lease(service)
     bad = lease.trials[0]

@@ -68,7 +68,7 @@ def test_same_data_set_with_another_digest_is_refused(service: Service) -> None:
 def test_worker_is_told_how_often_to_speak(service: Service) -> None:
     told = scheduler.register(service, registration(), project=PROJECT)
     assert (told.heartbeat_seconds, told.lease_seconds) == (10.0, 30.0)
-    assert told.max_measurements == 5000
+    assert told.max_measurements == scheduler.MAX_MEASUREMENTS
 
 
 def test_heartbeat_renews_the_leases_it_names_and_no_other(service_on_either: Service) -> None:
