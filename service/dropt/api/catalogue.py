@@ -9,9 +9,10 @@ from dropt.api.paging import PageQuery, link_next, page_by_name, time_mark
 from dropt.api.problems import problems
 from dropt.errors import NotFound
 from dropt.jobs import catalogue
+from dropt.spec.catalogue import ModelRead, WorkerRead
 from dropt.spec.job import Task
 from dropt.spec.nearest import did_you_mean
-from dropt.spec.results import ModelRead, Page, WorkerRead
+from dropt.spec.results import Page
 
 router = APIRouter(prefix="/v1", tags=["models and workers"])
 

@@ -27,8 +27,9 @@ from dropt.errors import (
 )
 from dropt.jobs import catalogue
 from dropt.settings import Settings
+from dropt.spec.catalogue import DatasetRead
 from dropt.spec.job import Task
-from dropt.spec.results import DatasetRead, Page
+from dropt.spec.results import Page
 from dropt.tuning.service import Service
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])

@@ -11,7 +11,8 @@ from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from dropt.errors import BadPageToken
-from dropt.spec.results import DatasetRead, ModelRead, Page
+from dropt.spec.catalogue import DatasetRead, ModelRead
+from dropt.spec.results import Page
 
 PAGE_SIZE, MAX_PAGE_SIZE = 50, 500
 Position = Sequence[str | int | float | None]

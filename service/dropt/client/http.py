@@ -26,6 +26,7 @@ from dropt.errors import (
     NotFound,
     ServiceUnreachable,
 )
+from dropt.spec.catalogue import DatasetRead, ModelRead, WorkerRead
 from dropt.spec.job import JobCreate, Task
 from dropt.spec.protocol import (
     Heartbeat,
@@ -40,15 +41,12 @@ from dropt.spec.protocol import (
 from dropt.spec.results import (
     ArmRead,
     BestRead,
-    DatasetRead,
     EventRead,
     JobRead,
     JobSummary,
-    ModelRead,
     Page,
     TrialRead,
     VerdictRead,
-    WorkerRead,
 )
 
 TIMEOUT_S: Final = 5.0  # a request that hangs longer is lost: leases are renewed in time

@@ -4,8 +4,8 @@ from datetime import datetime
 from pathlib import Path
 
 from dropt.errors import NotFound
+from dropt.spec.catalogue import DatasetRead, ModelRead, WorkerRead
 from dropt.spec.protocol import DatasetOffer
-from dropt.spec.results import DatasetRead, ModelRead, WorkerRead
 from dropt.storage import artifacts, datasets, workers
 from dropt.storage.workers import WorkerRow
 from dropt.tuning.service import Service

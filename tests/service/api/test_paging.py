@@ -7,7 +7,7 @@ from dropt.api.answers import EventQuery, TrialQuery
 from dropt.api.jobs import JobQuery
 from dropt.api.paging import PageQuery, page_by_name, time_mark
 from dropt.errors import BadPageToken
-from dropt.spec.results import ModelRead
+from dropt.spec.catalogue import ModelRead
 
 
 def test_size_is_clamped() -> None:

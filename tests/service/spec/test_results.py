@@ -2,14 +2,8 @@ from tests.factories import PROJECT, dataset, registration
 from tests.service.conftest import Done
 
 from dropt.jobs import lists
-from dropt.spec.results import (
-    FINAL_JOB_STATES,
-    FINAL_TRIAL_STATES,
-    DatasetRead,
-    ModelRead,
-    Page,
-    VerdictRead,
-)
+from dropt.spec.catalogue import DatasetRead, ModelRead
+from dropt.spec.results import FINAL_JOB_STATES, FINAL_TRIAL_STATES, Page, VerdictRead
 
 
 def test_answers_read_back_as_themselves(done: Done) -> None:
