@@ -31,6 +31,7 @@ def finish(
         ("cancelling",) if state == "cancelled" else ("queued", "running")
     )
     with service.job_lock(job.id), service.database.writing() as session:
+        told = jobs.lock(session, job.id, project=job.project).verdict
         moved = jobs.move(
             session, job.id, project=job.project, from_=from_, state=state, phase=None,
             ended_by=ended_by, failure=failure, reason=reason, finished_at=now_expression(),
@@ -39,7 +40,7 @@ def finish(
         if not moved:
             return
         drop_open_trials(session, job)
-        if verdict is not None:
+        if verdict is not None and (told is None or told.provisional):  # else its look told it
             events.record(
                 session, job.id, "verdict.updated", project=job.project, verdict=verdict.verdict,
                 provisional=False,

@@ -20,6 +20,7 @@ from tests.factories import (
 )
 from tests.service.conftest import Done
 
+from dropt.jobs import lists
 from dropt.spec.job import METRICS_OF
 from dropt.spec.protocol import Finished, Lease, Reason, TrialAssignment
 from dropt.storage import artifacts, events, verdicts
@@ -390,3 +391,11 @@ def test_refusals_name_what_is_refused(service: Service) -> None:
     ToyWorker(service)
     error = refused(lambda: submit(service, dataset="houses", objective={"metric": "nll"}))
     assert [field.code for field in error.errors] == ["unknown-metric"]
+
+
+def test_each_verdict_is_told_once(done: Done) -> None:
+    events = lists.events(done.service, done.job.id, project=done.job.project, limit=500)
+    told = [event.data for event in events if event.type == "verdict.updated"]
+    assert done.job.verdict is not None
+    assert [one["seeds"] for one in told] == [look.seeds for look in done.job.verdict.looks]
+    assert [one["provisional"] for one in told] == [True] * (len(told) - 1) + [False]
