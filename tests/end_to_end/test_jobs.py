@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from tests.processes import BIN, Service, serving
+from tests.processes import BIN, Service, serving, until
 
 from dropt.client import Client
 from dropt.spec.job import JobCreate
@@ -158,14 +158,16 @@ def test_the_dashboard_shows_true_rates_and_changes_nothing(
     job = finished(client, {"model": "mlp", "dataset": "digits", **QUICK})
     with urlopen(f"{service.url}/dashboard/") as page:
         assert page.status == 200
+    assert job.verdict is not None
+    word = job.verdict.replace("_", " ")
+    until(lambda: word in _study(service, job.id)["note"]["body"], what="the note to be written")
     studies = _studies(service)
     study = next(s for s in studies if s["study_name"] == f"{job.id}/with")
     with pytest.raises(HTTPError) as refused:
         urlopen(Request(f"{service.url}/api/studies/{study['study_id']}", method="DELETE"))
     assert refused.value.code == 405
     assert _studies(service) == studies
-    with urlopen(f"{service.url}/api/studies/{study['study_id']}?after=0") as answer:
-        detail = json.load(answer)
+    detail = _study(service, job.id)
     searched = [t for t in client.iterate_trials(job.id) if t.phase == "search"]
     trials = {t.number: t for t in searched if t.arm == "with"}
     for shown in detail["trials"]:
@@ -178,8 +180,14 @@ def test_the_dashboard_shows_true_rates_and_changes_nothing(
             f"rate/{site}": ours.sites[site].rate if site in ours.sites else 0.0
             for site in ("layers.0:in", "layers.1:out", "layers.3:out")
         }
-    assert job.verdict is not None
-    assert job.verdict.replace("_", " ") in detail["note"]["body"]
+
+
+def _study(service: Service, job_id: str) -> dict[str, Any]:
+    """What the dashboard is told of the study of the arm `with`."""
+    named = (s for s in _studies(service) if s["study_name"] == f"{job_id}/with")
+    with urlopen(f"{service.url}/api/studies/{next(named)['study_id']}?after=0") as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
 def _studies(service: Service) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ class Background:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="background", daemon=True)
         self._behind: set[tuple[str, str]] = set()  # (project, job) whose studies lack something
+        self._has_ended = False  # a job that is behind: its answer should not wait
         self._mirrored_at = 0.0
 
     @property
@@ -63,7 +64,7 @@ class Background:
             self._service.wake.wait(TICK_S)
             self._service.wake.clear()
             self._guarded(self._advance_all)
-            if monotonic() - self._mirrored_at >= MIRROR_S:
+            if self._has_ended or monotonic() - self._mirrored_at >= MIRROR_S:
                 self._guarded(self._mirror_all)
                 self._mirrored_at = monotonic()
         self._guarded(self._mirror_all)
@@ -80,6 +81,7 @@ class Background:
     def _advance_all(self) -> None:
         with self._service.database.reading() as session:
             active = jobs.active(session)
+        self._has_ended = bool(self._behind - {(job.project, job.id) for job in active})
         for job in active:
             self._behind.add((job.project, job.id))
             self._guarded(partial(advance, self._service, job))
