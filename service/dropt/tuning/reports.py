@@ -27,6 +27,7 @@ from dropt.storage import (
 )
 from dropt.storage.jobs import JobRow
 from dropt.storage.leases import LeaseRow
+from dropt.storage.losses import MAX_FAILURES
 from dropt.storage.session import Session
 from dropt.storage.trials import TrialRow
 from dropt.tuning.issuing import ensure_waiting
@@ -37,7 +38,6 @@ from dropt.tuning.work import assignment, job_rungs
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # attempts of a trial that may have caused their failure itself
 RETRIED = ("error", "out_of_memory", "unsupported")
 
 

@@ -35,11 +35,6 @@ def default_min_effect(metric: "Metric", without_mean: float) -> float:
     return MIN_SHARE_EFFECT if metric in SHARES else MIN_LOSS_EFFECT * abs(without_mean)
 
 
-def has_diverged(scores: npt.ArrayLike) -> bool:
-    """Whether any example has no finite score: the training then counts as diverged."""
-    return not bool(np.isfinite(np.asarray(scores, dtype=np.float64)).all())
-
-
 def constant_class_scores(
     metric: Literal["nll", "accuracy"], class_counts: npt.ArrayLike, labels: npt.ArrayLike
 ) -> FloatArray:

@@ -6,7 +6,7 @@ trial carries our id, by which it is found again.
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,15 +104,6 @@ def mirror_rows(
             _end(storage, optuna_id, row)
         mirrored.append(Mirrored(row.trial, optuna_id, row.state))
     return mirrored
-
-
-def fail_strangers(storage: BaseStorage, study_id: int, ours: Collection[str]) -> int:
-    """Tell FAIL to running trials that are not among ours (by id); how many there were."""
-    running = storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
-    strangers = [t for t in running if t.user_attrs.get(TRIAL_ATTRIBUTE) not in ours]
-    for trial in strangers:
-        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    return len(strangers)
 
 
 def note_text(verdict: VerdictRead | None, *, arm: str, link: str) -> str:

@@ -9,7 +9,6 @@ from dropt.tuning.scores import (
     constant_class_scores,
     constant_value_scores,
     default_min_effect,
-    has_diverged,
     paired_differences,
 )
 
@@ -36,12 +35,6 @@ def test_smallest_effect_of_interest_follows_the_metric() -> None:
     assert default_min_effect("accuracy", 0.93) == 0.005
     assert default_min_effect("nll", 0.4) == pytest.approx(0.004)
     assert default_min_effect("mse", 250.0) == pytest.approx(2.5)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_one_score_that_is_not_finite_means_divergence(bad: float) -> None:
-    assert has_diverged([0.1, bad, 0.2])
-    assert not has_diverged([0.1, 0.3, 0.2])
 
 
 def test_diverged_classifier_scores_as_the_class_prior() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from tests.service.tuning.spaces import make_space
 
 from dropt.spec.ids import TrialId
@@ -17,7 +17,6 @@ from dropt.storage.engine import optuna_url
 from dropt.tuning.sampling import Known
 from dropt.tuning.studies import (
     Mirrored,
-    fail_strangers,
     mirror_rows,
     note_text,
     open_storage,
@@ -143,17 +142,6 @@ def test_another_value_than_the_one_in_optuna_is_logged_and_stays_ours(
         mirror(storage, make_row(state="completed", value=0.3))
     assert caplog.messages == ["study.differs"]
     assert stored(storage)[0].value == 0.4
-
-
-def test_running_trials_that_are_not_ours_fail(storage: BaseStorage) -> None:
-    mirror(storage, make_row(0), make_row(1))
-    study_id = open_study(storage, "job_1", "with", NLL)
-    storage.create_new_trial(study_id, create_trial(state=TrialState.RUNNING))
-    assert fail_strangers(storage, study_id, {"trl_0"}) == 2
-    assert [trial.state for trial in stored(storage)] == [
-        TrialState.RUNNING, TrialState.FAIL, TrialState.FAIL,
-    ]  # fmt: skip
-    assert fail_strangers(storage, study_id, {"trl_0"}) == 0
 
 
 def test_arms_are_studies_of_their_own(storage: BaseStorage) -> None:
