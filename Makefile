@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0  # make run TORCH=torch TORCH_INDEX="--index-url ..." for
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup run test check format serve bench
+.PHONY: setup run test check format serve bench zoo statistics
 
 setup: $(VENV)/.ok
 
@@ -29,7 +29,7 @@ serve: $(VENV)/.ok
 	$(BIN)/dropt serve
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m "not soak and not gpu and not netns"
+	$(BIN)/python -m pytest -q -m "not soak and not gpu and not netns and not zoo and not statistics"
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -44,3 +44,11 @@ format: $(VENV)/.test
 # dropt against Optuna + PyTorch by hand, the same work on the same cores; takes a few minutes.
 bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/search.py
+
+# Every structure and library model that dropt's sites are promised for; takes minutes.
+zoo: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m zoo
+
+# The simulations behind the verdict at their full sizes; takes long.
+statistics: $(VENV)/.test
+	$(BIN)/python -m pytest -q -s -m statistics

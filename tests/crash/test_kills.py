@@ -19,7 +19,7 @@ BODY = {
     "model": "mlp",
     "dataset": "digits",
     "budget": {"trials": 12},
-    "training": {"epochs": 12},
+    "training": {"epochs": 40},
     "evidence": {"effort": "quick"},
 }
 
@@ -51,11 +51,13 @@ def test_the_service_is_killed_in_mid_search(tmp_path: Path, arguments: tuple[st
 
 
 def _reach_mid_search(client: Client, job_id: str) -> None:
-    def some_ended() -> bool:
-        arms = client.get_job(job_id).progress.arms
-        return any(arm.complete + arm.pruned for arm in arms)
+    """Wait for a first value of a trial that trains: it has most of its epochs still to go."""
 
-    until(some_ended, what="a trial to end")
+    def some_report() -> bool:
+        trials = client.iterate_trials(job_id)
+        return any(t.state == "running" and t.epoch > 0 for t in trials)
+
+    until(some_report, what="a running trial to report")
 
 
 def _assert_whole(client: Client, job_id: str) -> None:
