@@ -19,7 +19,7 @@ BODY = {
     "model": "mlp",
     "dataset": "digits",
     "budget": {"trials": 12},
-    "training": {"epochs": 40},
+    "training": {"epochs": 24},
     "evidence": {"effort": "quick"},
 }
 
