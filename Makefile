@@ -51,4 +51,4 @@ zoo: $(VENV)/.test
 
 # The simulations behind the verdict at their full sizes; takes long.
 statistics: $(VENV)/.test
-	$(BIN)/python -m pytest -q -s -m statistics
+	$(BIN)/python -m pytest -q -s -m statistics -o faulthandler_timeout=0

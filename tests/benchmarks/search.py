@@ -1,7 +1,7 @@
 """A whole search by hand and by dropt: the same trials, epochs, space, pruner and cores, in turn.
 
-The work is the search of a default job: one study of 64 trials without dropout and one of 64
-with it. Each side tunes learning rate and weight decay in both, and three rates in the second.
+The work is one study of 64 trials with dropout (`with`: learning rate, weight decay and three
+rates), or the search of a default job, which has a second study of 64 without (`both`).
 
 By hand is what an expert would write: Optuna (TPE, successive halving) around a PyTorch loop over
 tensors with `AdamW(fused=True)`; once in one process, once as one process per core on one study in
@@ -9,9 +9,11 @@ a journal file, one thread each (more threads slow such a small network down). d
 service with one worker per core over HTTP, on SQLite, from the submission of the job to the end of
 its search, inspection and probe included. Imports and starting of processes count for neither.
 
-    python tests/benchmarks/search.py [--trials 64] [--repeats 3] [--cores 2] [--json FILE]
+    python tests/benchmarks/search.py [--arms with|both] [--trials 64] [--repeats 3] [--cores 2]
+                                      [--json FILE]
 
-The last line is `ratio search ...`: the faster of the two ways by hand over dropt, median.
+Without `--arms` it does both, the job first. The last line is `ratio search ...`: the faster of
+the two ways by hand over dropt, median; by default for the one study of 64 trials.
 """
 
 import argparse
@@ -41,12 +43,15 @@ from dropt_trainer.data.prepare import Prepared, prepare
 from dropt_trainer.dropout import masks
 from dropt_trainer.worker.sources import split_of
 
-ARMS = ("without", "with")
+ARMS = {"both": ("without", "with"), "with": ("with",)}
 DATASET, HIDDEN = "digits", (128, 64)
 EPOCHS, RUNG, FACTOR, BATCH = 27, 9, 3, 64
 LR, WEIGHT_DECAY = (3e-4, 3e-2), (1e-6, 1e-1)
 # (low, step, points, codes below low that mean 0) of dropt's space: input, then hidden sites
 RATES = ((0.05, 0.05, 6, 3), (0.05, 0.05, 14, 6), (0.05, 0.05, 14, 6))
+
+
+Arms = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,7 @@ class Outcome:
     steps: int
     epochs: int
     pruned: int
-    best_without: float
-    best_with: float
+    best: dict[str, float]  # validation loss, by arm
 
     @property
     def steps_per_second(self) -> float:
@@ -140,18 +144,18 @@ def make_study(storage: Any, seed: int, arm: str) -> optuna.Study:
     )  # fmt: skip
 
 
-def by_hand(n_trials: int, seed: int) -> Outcome:
+def by_hand(arms: Arms, n_trials: int, seed: int) -> Outcome:
     """One process."""
     torch.set_num_threads(1)
     data = digits()
-    studies = [make_study(None, seed, arm) for arm in ARMS]
+    studies = [make_study(None, seed, arm) for arm in arms]
     start = time.perf_counter()
-    for study, arm in zip(studies, ARMS, strict=True):
+    for study, arm in zip(studies, arms, strict=True):
         study.optimize(partial(objective, data=data, arm=arm), n_trials=n_trials)
     return outcome_of(studies, time.perf_counter() - start, data)
 
 
-def by_hand_in_processes(n_trials: int, seed: int, cores: int) -> Outcome:
+def by_hand_in_processes(arms: Arms, n_trials: int, seed: int, cores: int) -> Outcome:
     """One process per core on the same studies; they start once all have imported torch."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -161,7 +165,7 @@ def by_hand_in_processes(n_trials: int, seed: int, cores: int) -> Outcome:
         processes = [
             context.Process(
                 target=_optimize,
-                args=(path, seed + core, min(share, n_trials - core * share), barrier),
+                args=(arms, path, seed + core, min(share, n_trials - core * share), barrier),
             )
             for core in range(cores)
         ]
@@ -173,17 +177,17 @@ def by_hand_in_processes(n_trials: int, seed: int, cores: int) -> Outcome:
             process.join()
         seconds = time.perf_counter() - start
         storage = _journal(path)
-        return outcome_of([make_study(storage, seed, arm) for arm in ARMS], seconds, digits())
+        return outcome_of([make_study(storage, seed, arm) for arm in arms], seconds, digits())
 
 
-def _optimize(path: str, seed: int, n_trials: int, barrier: Any) -> None:
+def _optimize(arms: Arms, path: str, seed: int, n_trials: int, barrier: Any) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
     data = digits()
     storage = _journal(path)
-    studies = [make_study(storage, seed, arm) for arm in ARMS]
+    studies = [make_study(storage, seed, arm) for arm in arms]
     barrier.wait()
-    for study, arm in zip(studies, ARMS, strict=True):
+    for study, arm in zip(studies, arms, strict=True):
         study.optimize(partial(objective, data=data, arm=arm), n_trials=n_trials)
 
 
@@ -199,7 +203,7 @@ def outcome_of(studies: list[optuna.Study], seconds: float, data: Prepared) -> O
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
     steps = epochs * -(-len(data.parts["train"].y) // BATCH)
     best = {str(study.study_name): study.best_value for study in studies}
-    return Outcome(seconds, steps, epochs, pruned, best["without"], best["with"])
+    return Outcome(seconds, steps, epochs, pruned, best)
 
 
 class Dropt:
@@ -220,15 +224,17 @@ class Dropt:
     def _address(self) -> str:
         file = Path(self._folder.name) / "address"
         while not file.exists() or not file.read_text().strip():
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the service ended: {Path(self._log.name).read_text()}")
             time.sleep(0.1)
         return file.read_text().strip()
 
-    def search(self, n_trials: int, seed: int) -> Outcome:
+    def search(self, arms: Arms, n_trials: int, seed: int) -> Outcome:
         body = JobCreate.model_validate(
             {
                 "model": {"name": "mlp", "args": {"hidden": list(HIDDEN)}},
                 "dataset": DATASET,
-                "compare": {"arms": list(ARMS)},
+                "compare": {"arms": list(arms)},
                 "evidence": False,
                 "search": {
                     "seed": seed,
@@ -251,11 +257,11 @@ class Dropt:
         seconds = time.perf_counter() - start
         if job.state != "succeeded":
             raise RuntimeError(f"the job {job.state}: {job.reason}")
-        arms = {arm.arm: arm for arm in job.progress.arms}
-        best = {name: arm.best_value or math.inf for name, arm in arms.items()}
-        pruned = sum(arm.pruned for arm in arms.values())
+        by_name = {arm.arm: arm for arm in job.progress.arms}
+        best = {name: arm.best_value or math.inf for name, arm in by_name.items()}
+        pruned = sum(arm.pruned for arm in by_name.values())
         steps = job.consumed.epochs * -(-len(digits().parts["train"].y) // BATCH)
-        return Outcome(seconds, steps, job.consumed.epochs, pruned, best["without"], best["with"])
+        return Outcome(seconds, steps, job.consumed.epochs, pruned, best)
 
     def close(self) -> None:
         self._process.terminate()
@@ -266,6 +272,7 @@ class Dropt:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arms", choices=sorted(ARMS), default=None)
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cores", type=int, default=min(2, os.cpu_count() or 1))
@@ -275,29 +282,35 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {arguments.cores} cores, "
         f"torch {torch.__version__}, optuna {optuna.__version__}, masks in {masks.backend()}; "
-        f"mlp {HIDDEN} on {DATASET}, 2 x {arguments.trials} trials x {EPOCHS} epochs, "
+        f"mlp {HIDDEN} on {DATASET}, {arguments.trials} trials x {EPOCHS} epochs per study, "
         f"batch {BATCH}, rung at {RUNG}, 1 in {FACTOR} goes on"
     )
-    with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        found = run(arguments.trials, arguments.repeats, arguments.cores, Path(log.name))
-    tell(found, arguments.cores)
+    found = {}
+    for name in [arguments.arms] if arguments.arms else ["both", "with"]:
+        print(f"\nstudies: {', '.join(ARMS[name])}")
+        with tempfile.NamedTemporaryFile(suffix=".log") as log:
+            found[name] = run(ARMS[name], arguments, Path(log.name))
+        tell(found[name], arguments.cores)
     if arguments.json is not None:
-        arguments.json.write_text(
-            json.dumps({side: [asdict(one) for one in of] for side, of in found.items()})
-        )
+        rows = {
+            name: {side: [asdict(one) for one in outcomes] for side, outcomes in sides.items()}
+            for name, sides in found.items()
+        }
+        arguments.json.write_text(json.dumps(rows))
 
 
-def run(n_trials: int, repeats: int, cores: int, log: Path) -> dict[str, list[Outcome]]:
+def run(arms: Arms, arguments: argparse.Namespace, log: Path) -> dict[str, list[Outcome]]:
     """All sides in turn, after one short search each to warm up."""
     found: dict[str, list[Outcome]] = {"one process": [], "processes": [], "dropt": []}
+    n_trials, cores = arguments.trials, arguments.cores
     dropt = Dropt(cores, log)
     try:
-        by_hand(4, 99)
-        dropt.search(16, 99)
-        for seed in range(repeats):
-            found["one process"].append(by_hand(n_trials, seed))
-            found["processes"].append(by_hand_in_processes(n_trials, seed, cores))
-            found["dropt"].append(dropt.search(n_trials, seed))
+        by_hand(arms, 4, 99)
+        dropt.search(arms, 16, 99)
+        for seed in range(arguments.repeats):
+            found["one process"].append(by_hand(arms, n_trials, seed))
+            found["processes"].append(by_hand_in_processes(arms, n_trials, seed, cores))
+            found["dropt"].append(dropt.search(arms, n_trials, seed))
     finally:
         dropt.close()
     return found
@@ -307,11 +320,11 @@ def tell(found: dict[str, list[Outcome]], cores: int) -> None:
     """A line per search, then medians and the ratio."""
     for side, outcomes in found.items():
         for one in outcomes:
+            best = ", ".join(f"{value:.4f} {arm}" for arm, value in one.best.items())
             print(
                 f"{side:12} {one.seconds:7.2f} s  {one.steps:6d} steps  "
                 f"{one.steps_per_second:7.0f} steps/s  {one.epochs:5d} epochs  "
-                f"{one.pruned:3d} pruned  best validation loss {one.best_without:.4f} without, "
-                f"{one.best_with:.4f} with"
+                f"{one.pruned:3d} pruned  best validation loss {best}"
             )
     median = {side: statistics.median(o.seconds for o in of) for side, of in found.items()}
     pace = {side: statistics.median(o.steps_per_second for o in of) for side, of in found.items()}

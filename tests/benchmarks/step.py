@@ -76,19 +76,26 @@ def plain(case: Case, data: Prepared, *, rate: float = RATE) -> Steps:
         layers = model.get_submodule(parent)
         setattr(layers, name, nn.Sequential(layers.get_submodule(name), nn.Dropout(rate)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
-    train = data.parts["train"]
+    train, x = data.parts["train"], _held(data)
     batches = list(torch.split(data_order(0, 1, len(train)), case.batch_size))[:-1]
 
     def steps(n: int) -> Tensor:
         for step in range(n):
             index = batches[step % len(batches)]
-            loss = functional.cross_entropy(model(take(train.x, index)), train.y[index])
+            loss = functional.cross_entropy(model(take(x, index)), train.y[index])
             optimizer.zero_grad()
             torch.autograd.backward([loss])
             optimizer.step()
         return loss.detach()
 
     return steps
+
+
+def _held(data: Prepared) -> Tensor:
+    """The training inputs, which are on the device."""
+    x = data.parts["train"].x
+    assert isinstance(x, Tensor)
+    return x
 
 
 def packed(case: Case, data: Prepared, n_slots: int, lane: Lane, *, rate: float = RATE) -> Steps:
@@ -101,14 +108,14 @@ def packed(case: Case, data: Prepared, n_slots: int, lane: Lane, *, rate: float 
     for slot in range(n_slots):
         rates = {port.site: rate for port in pack.ports}
         pack.load(slot, SlotTrial(slot, 1, Params(LR, WEIGHT_DECAY), rates=rates))
-    train = data.parts["train"]
+    train, x = data.parts["train"], _held(data)
     order = torch.stack([data_order(slot, 1, len(train)) for slot in range(n_slots)])
     batches = list(torch.split(order, case.batch_size, dim=1))[:-1]
 
     def steps(n: int) -> Tensor:
         for step in range(n):
             index = batches[step % len(batches)]
-            losses = pack.step(take(train.x, index), train.y[index])
+            losses = pack.step(take(x, index), train.y[index])
         return losses
 
     return steps

@@ -1,7 +1,7 @@
 """A service over a database of the test, and one job that has been carried out for all to read."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from sqlalchemy import delete, event
 from tests import factories
 from tests.factories import ToyWorker, make_service
 
+from dropt.spec.protocol import TrialAssignment
 from dropt.storage import projects, tables
 from dropt.storage.engine import Database, sqlite_url
 from dropt.storage.jobs import JobRow
@@ -72,14 +73,32 @@ def service_on_either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
 @pytest.fixture(scope="session")
 def done(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     """A job with three arms, pruning, and evidence: nobody may change it."""
-    folder = tmp_path_factory.mktemp("done")
-    shutil.copytree(migrated_sqlite, folder / "state")
+    with _carried_out(
+        migrated_sqlite, tmp_path_factory.mktemp("done"), factories.loss_of,
+        search={"start_from": [{"layers.1:out": 0.35}]},
+    ) as job:  # fmt: skip
+        yield job
+
+
+@pytest.fixture(scope="session")
+def raced(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    """A job of default effort, with a race, a site that is taken out, and an ablation."""
+    with _carried_out(
+        migrated_sqlite, tmp_path_factory.mktemp("raced"), factories.loss_of_two_sites,
+        evidence={"effort": "default"}, search={"pruner": {"name": "none"}},
+    ) as job:  # fmt: skip
+        yield job
+
+
+@contextmanager
+def _carried_out(
+    migrated: Path, folder: Path, loss: Callable[[TrialAssignment, int], float], **fields: Any
+) -> Iterator[Done]:
+    shutil.copytree(migrated, folder / "state")
     with _opened(sqlite_url(folder / "state")) as database:
         service = make_service(database, folder)
-        worker = ToyWorker(service)
-        job_id = factories.submit(
-            service, budget={"trials": 8}, search={"start_from": [{"layers.1:out": 0.35}]}
-        )
+        worker = ToyWorker(service, loss=loss)
+        job_id = factories.submit(service, budget={"trials": 8}, **fields)
         factories.run_until_done(service, worker)
         yield Done(service, worker, factories.job_row(service, job_id))
 

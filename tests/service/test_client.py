@@ -35,6 +35,7 @@ from dropt.errors import (
 )
 from dropt.settings import Settings
 from dropt.spec.job import JobCreate
+from dropt.spec.preview import LookPending
 from dropt.spec.protocol import Heartbeat, InspectionReport, LeaseRequest, Measurement, Report
 from dropt.tuning.service import Service
 
@@ -92,6 +93,11 @@ def test_user_gets_an_answer(place: Place) -> None:
         job.id
     ]
     assert [model.name for model in client.list_models()] == ["mlp"]
+    assert client.inspect_model("mlp", "digits") == factories.inspection()
+    assert client.preview_job(SMALL).state == "done"
+    assert client.get_placement(job.id, arm="with").source["job"] == job.id
+    assert "arm 'without'" in client.get_snippet(job.id, arm="without")
+    assert isinstance(client.inspect_model("mlp", "houses"), LookPending)
     assert [worker.name for worker in client.list_workers()] == ["w"]
     with pytest.raises(JobAlreadyFinished):
         client.cancel_job(job.id)

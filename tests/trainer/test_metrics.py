@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss, mean_squared_error
 
-from dropt_trainer.metrics import METRICS, accuracy, nll
+from dropt.spec.job import ALSO_REPORTED, METRICS_OF
+from dropt_trainer.metrics import METRICS, accuracy, nll, summarize
 
 
 def test_metrics_average_to_the_values_of_scikit_learn() -> None:
@@ -15,10 +17,36 @@ def test_metrics_average_to_the_values_of_scikit_learn() -> None:
         "nll": log_loss(labels, logits.softmax(-1)),
         "mse": mean_squared_error(values[1], values[0]),
     }
-    assert set(expected) == set(METRICS)
-    assert float(METRICS["accuracy"](logits, labels).mean()) == pytest.approx(expected["accuracy"])
-    assert float(METRICS["nll"](logits, labels).mean()) == pytest.approx(expected["nll"])
-    assert float(METRICS["mse"](values[0], values[1]).mean()) == pytest.approx(expected["mse"])
+    of_classes, of_values = METRICS["classification"], METRICS["regression"]
+    assert set(expected) == set(of_classes) | set(of_values)
+    for name, metric in of_classes.items():
+        assert float(metric(logits, labels).mean()) == pytest.approx(expected[name])
+    assert float(of_values["mse"](values[0], values[1]).mean()) == pytest.approx(expected["mse"])
+
+
+def test_every_metric_that_a_job_may_name_can_be_computed() -> None:
+    for task, names in METRICS_OF.items():
+        assert set(METRICS[task]) == {*names, *ALSO_REPORTED.get(task, ())}
+
+
+def test_metrics_of_next_tokens_are_those_of_all_steps_as_one_classification() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(6, 4, 5, generator=generator, dtype=torch.float64)
+    tokens = torch.randint(0, 5, (6, 4), generator=generator)
+    flat_logits, flat = logits.reshape(24, 5), tokens.reshape(24)
+    of_tokens = METRICS["next_token"]
+    value = {name: float(summarize(name, m(logits, tokens))) for name, m in of_tokens.items()}
+    loss = log_loss(flat, flat_logits.softmax(-1), labels=list(range(5)))
+    assert value["accuracy"] == pytest.approx(accuracy_score(flat, flat_logits.argmax(-1)))
+    assert value["nll"] == pytest.approx(loss)
+    assert value["perplexity"] == pytest.approx(np.exp(loss))
+
+
+def test_perplexity_is_exp_of_the_mean_and_no_mean_of_exp() -> None:
+    values = torch.tensor([[0.0, 2.0], [1.0, 1.0]])
+    assert summarize("perplexity", values).tolist() == pytest.approx([np.e, np.e])
+    assert summarize("nll", values).tolist() == [1.0, 1.0]
+    assert summarize("perplexity", torch.full((2,), 1e4)).item() == float("inf")
 
 
 def test_a_tie_counts_for_the_lowest_class() -> None:

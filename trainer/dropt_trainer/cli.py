@@ -12,6 +12,7 @@ from typing import NoReturn
 LATEST_END_S = 18.0  # after the first signal; a service manager kills after 20
 KEY_REFUSED = 4
 DEFAULT_SLOTS = {"cpu": 16, "cuda": 64}  # a search gains nothing from more on a CPU
+OWN = {"model": "the factory of a model", "dataset": "a data set", "loss": "a loss"}
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +27,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from dropt.client import Client
     from dropt.errors import DroptError
     from dropt_trainer.device import choose, keep_freed_memory
+    from dropt_trainer.worker import plugins
     from dropt_trainer.worker.loop import Worker
     from dropt_trainer.worker.registration import registration
     from dropt_trainer.worker.speaker import refuses_key
 
     try:
         device = choose(options.device)
-    except (ValueError, RuntimeError) as error:
+        own = plugins.installed().and_also(
+            plugins.from_files(options.model, options.dataset, options.loss)
+        )
+    except (ValueError, RuntimeError, DroptError) as error:
         sys.exit(f"dropt-worker: {error}")
     max_slots = options.max_slots or DEFAULT_SLOTS[device.type]
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     with Client(options.server, key=os.environ.get("DROPT_KEY") or None) as client:
         worker = Worker(
-            client, registration(options.name, device, max_slots), device,
-            np.random.default_rng(),
+            client, registration(options.name, device, max_slots, own), device,
+            np.random.default_rng(), own,
         )  # fmt: skip
         _drain_on_signals(worker.drain)
         try:
@@ -65,6 +70,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, default=1, metavar="N",
                         help="CPU threads; more processes train more (default: 1)")  # fmt: skip
+    for kind, what in OWN.items():
+        parser.add_argument(f"--{kind}", action="append", default=[], metavar="FILE.py:NAME",
+                            help=f"offer {what} of a file as well; may be repeated")  # fmt: skip
     parser.add_argument("--log-level", default="info",
                         choices=("debug", "info", "warning", "error"))  # fmt: skip
     return parser.parse_args(arguments)

@@ -1,13 +1,13 @@
 """A model on a few rows of its data: its sites, its output layers, and what the linter says."""
 
-import hashlib
-import json
-
 from torch import Tensor, nn
 
 from dropt.spec.inspection import Inspection
 from dropt_trainer.sites.discover import discover
+from dropt_trainer.sites.fingerprint import fingerprint
 from dropt_trainer.sites.trace import Inputs, Loss
+
+__all__ = ["fingerprint", "inspect_model"]
 
 
 def inspect_model(model: nn.Module, inputs: Inputs, targets: Tensor, loss: Loss) -> Inspection:
@@ -31,19 +31,3 @@ def inspect_model(model: nn.Module, inputs: Inputs, targets: Tensor, loss: Loss)
         excluded=found.excluded,
         findings=found.findings,
     )
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over path, class name and parameter shapes of every module, in order.
-
-    Weights and instruments leave it alone; a placement for one fingerprint fits no other.
-    """
-    structure = [
-        [path, type(module).__name__, [[name, list(p.shape)] for name, p in _own(module)]]
-        for path, module in model.named_modules()
-    ]
-    return hashlib.sha256(json.dumps(structure, separators=(",", ":")).encode()).hexdigest()
-
-
-def _own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return list(module.named_parameters(recurse=False))

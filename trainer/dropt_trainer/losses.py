@@ -27,6 +27,19 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     return functional.cross_entropy(output.movedim(-1, 1), target, reduction="none")
 
 
+def token_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Negative log-likelihood of each next token, in nats, averaged over the steps of an example.
+
+    Args:
+        output: [..., T, C], logits.
+        target: [..., T], tokens, int64.
+
+    Returns:
+        [...], each at least 0.
+    """
+    return cross_entropy(output, target).mean(-1)
+
+
 def mse(output: Tensor, target: Tensor) -> Tensor:
     """Squared error, averaged over the outputs.
 
@@ -40,4 +53,8 @@ def mse(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square().mean(-1)
 
 
-LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse}
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "token_cross_entropy": token_cross_entropy,
+    "mse": mse,
+}

@@ -123,7 +123,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         AttributeError: a function is missing, so this is another version's library.
     """
     pointer, size = ctypes.c_void_p, ctypes.c_int64
-    library.dropt_drop.argtypes = [pointer] * 5 + [ctypes.c_int32] * 2 + [size] * 3
+    library.dropt_drop.argtypes = [pointer] * 5 + [size] + [ctypes.c_int32] * 2 + [size] * 3
     library.dropt_drop.restype = ctypes.c_int32
     library.dropt_adamw.argtypes = [pointer] * 12 + [size] * 2
     library.dropt_adamw.restype = None

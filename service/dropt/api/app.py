@@ -10,7 +10,18 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.routing import Route
 
 import dropt
-from dropt.api import answers, artifacts, catalogue, datasets, help_pages, jobs, operation, workers
+from dropt.api import (
+    answers,
+    artifacts,
+    catalogue,
+    configs,
+    datasets,
+    help_pages,
+    jobs,
+    operation,
+    trials,
+    workers,
+)
 from dropt.api.dashboard import PREFIXES, Dashboard
 from dropt.api.deps import PROJECT, refuse_unknown_query
 from dropt.api.gate import Gate
@@ -26,8 +37,8 @@ from dropt.tuning.service import Service
 N_UPLOADS = 4  # files stored at once; each holds a thread while its bytes come
 N_LOOKS = 2  # of requests that wait, at a time
 ROUTERS: tuple[APIRouter, ...] = (
-    jobs.router, answers.router, datasets.router, catalogue.router, workers.router,
-    artifacts.router, operation.router, help_pages.router,
+    jobs.router, answers.router, configs.router, trials.router, datasets.router,
+    catalogue.router, workers.router, artifacts.router, operation.router, help_pages.router,
 )  # fmt: skip
 
 

@@ -28,7 +28,8 @@ class DataArrays:
 
     Attributes:
         x: [N, ...], float32, or int64 token ids [N, T].
-        y: classification [N], int64 codes of `class_names`; regression [N] or [N, D], float32.
+        y: classification [N], int64 codes of `class_names`; regression [N] or [N, D], float32;
+            next token [N, T], int64, the token that follows each of `x`.
         split: [N], uint8: 0 trains, 1 validates, 2 tests.
         group: [N], int64: rows of a group stay together in a split.
     """
@@ -73,7 +74,7 @@ def check_content(data: DataArrays) -> None:
     Raises:
         DatasetUnreadable: one class or one value only, too many classes, too few rows.
     """
-    if data.task == "classification":
+    if data.task != "regression":
         _check_classes(data)
     elif bool((data.y == data.y[:1]).all()):
         raise unreadable(

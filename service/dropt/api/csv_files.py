@@ -227,6 +227,9 @@ class Targets:
 def _targets(
     texts: Sequence[str], first_row: Sequence[int], task: Task | None, columns: Columns
 ) -> Targets:
+    if task == "next_token":
+        raise unreadable("A csv has one target in each row", "For next_token give an npz",
+                         received=task, allowed=("classification", "regression"))  # fmt: skip
     numbers = [_parsed(text) for text in texts]
     finite = [number for number in numbers if number is not None and _fit([number])]
     is_whole = len(finite) == len(texts) and all(number.is_integer() for number in finite)

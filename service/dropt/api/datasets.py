@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
@@ -41,7 +41,7 @@ _FORM: dict[str, Any] = {
     "properties": {
         "file": {"type": "string", "format": "binary", "description": "csv with a header, or npz"},
         "target": {"type": "string", "description": "csv: the column to predict"},
-        "task": {"enum": ["classification", "regression"]},
+        "task": {"enum": list(get_args(Task))},
         "name": {"type": "string", "description": "default: the name of the file"},
     },
 }

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from fastapi import Body
 
 from dropt.spec.job import JobCreate
+from dropt.spec.preview import LookAt
 from dropt.spec.protocol import Heartbeat, LeaseRequest, Registration, Report
 from dropt.spec.record import Record, Text
 
@@ -36,6 +37,7 @@ ADVANCED_JOB: dict[str, Any] = {
     "budget": {"trials": 100, "seconds": 1800},
     "evidence": {"effort": "thorough"},
 }
+LOOK: dict[str, Any] = {"dataset": "digits", "args": {"hidden": [128, 64]}}
 REGISTRATION: dict[str, Any] = {
     "protocol": 1,
     "name": "gpu-7",
@@ -108,6 +110,7 @@ REPORT: dict[str, Any] = {
 CancelBody = Annotated[Cancel, Body(examples=[{"reason": "wrong data set"}])]
 HeartbeatBody = Annotated[Heartbeat, Body(examples=[HEARTBEAT])]
 JobBody = Annotated[JobCreate, Body(examples=[JOB, ADVANCED_JOB])]
+LookBody = Annotated[LookAt, Body(examples=[LOOK])]
 LeaseRequestBody = Annotated[LeaseRequest, Body(examples=[LEASE_REQUEST])]
 RegistrationBody = Annotated[Registration, Body(examples=[REGISTRATION])]
 ReportBody = Annotated[Report, Body(examples=[REPORT])]

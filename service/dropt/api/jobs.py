@@ -7,7 +7,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, Field
 
-from dropt.api.caching import cached_answer
+from dropt.api.caching import RETRY_AFTER_S, cached_answer, waiting_answer
 from dropt.api.deps import (
     IdempotencyDep,
     ProjectDep,
@@ -17,6 +17,7 @@ from dropt.api.deps import (
     note_wait,
 )
 from dropt.api.examples import Cancel, CancelBody, JobBody
+from dropt.api.first_worker import wait_for_first_worker
 from dropt.api.paging import PageQuery, link_next, time_mark
 from dropt.api.problems import problems
 from dropt.errors import (
@@ -27,14 +28,13 @@ from dropt.errors import (
     NotFound,
     QuotaExceeded,
 )
-from dropt.jobs import catalogue, lists, verbs
+from dropt.jobs import lists, previewing, verbs
+from dropt.spec.preview import PreviewRead
 from dropt.spec.results import JobRead, JobState, JobSummary, Page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-RETRY_AFTER_S = 2
 NO_REASON = Cancel()
-FIRST_WORKER_WAIT_S = 15  # a worker of `dropt run` imports torch for some seconds
 
 
 class JobQuery(PageQuery):
@@ -76,8 +76,7 @@ async def create_job(
     Before the first worker has registered, names cannot be judged: then the request waits for
     one, up to 15 seconds.
     """
-    is_empty = partial(catalogue.is_empty, service, project=project)
-    await look_until(request, is_empty, lambda empty: not empty, FIRST_WORKER_WAIT_S)
+    await wait_for_first_worker(request, service, project)
     job, is_replay = await to_thread.run_sync(
         partial(verbs.submit, service, body, project=project, key=key)
     )
@@ -91,6 +90,23 @@ async def create_job(
     if is_replay:
         response.headers["Idempotent-Replayed"] = "true"
     return job
+
+
+@router.post(
+    "/preview", operation_id="preview_job", response_model=PreviewRead,
+    responses={
+        202: {"description": "A worker has yet to look at the model.", "model": PreviewRead},
+        **problems(InvalidRequest),
+    },
+)  # fmt: skip
+async def preview_job(
+    body: JobBody, request: Request, service: ServiceDep, project: ProjectDep, wait_s: WaitDep
+) -> Response:
+    """What this job would be: defaults, space, first trials, cost; no job is stored."""
+    await wait_for_first_worker(request, service, project)
+    look = partial(previewing.preview, service, body, project=project)
+    seen = await look_until(request, look, lambda each: each.state == "done", wait_s)
+    return waiting_answer(seen, is_done=seen.state == "done", wait_s=wait_s)
 
 
 @router.get("", operation_id="list_jobs")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydantic import ValidationError
 
-from dropt.api.arrays import MAX_INTEGER_CLASSES, Array, DataArrays, unreadable
+from dropt.api.arrays import MAX_CLASSES, MAX_INTEGER_CLASSES, Array, DataArrays, unreadable
 from dropt.errors import TooLarge
 from dropt.spec.job import Task
 from dropt.spec.nearest import did_you_mean
@@ -46,7 +46,7 @@ def read_npz(file: BinaryIO, *, task: Task | None, max_columns: int, max_bytes: 
 
     `x` is float [N, ...] or int64 token ids [N, T]; other integers count as numbers. Text and
     whole numbers with at most 20 different values in `y` are classes, else it is a regression;
-    `task` overrides.
+    `task` overrides. For `next_token` both are token ids [N, T].
 
     Raises:
         DatasetUnreadable: it holds objects, arrays that do not fit together, or no data set.
@@ -158,9 +158,15 @@ def _assembled(arrays: Mapping[str, Array], task: Task | None, max_columns: int)
     if n_rows == 0:
         raise unreadable("The arrays have no rows", "Give at least ten")
     meta = _meta(arrays.get("meta"))
-    targets = _targets(arrays["y"], task or meta.task, meta)
+    x = _inputs(arrays["x"], max_columns)
+    task = task or meta.task
+    targets = (
+        _next_tokens(x, arrays["y"], meta)
+        if task == "next_token"
+        else _targets(arrays["y"], task, meta)
+    )
     return DataArrays(
-        task=targets.task, x=_inputs(arrays["x"], max_columns), y=targets.y,
+        task=targets.task, x=x, y=targets.y,
         class_names=targets.class_names, features=meta.features, target=meta.target,
         split=_split(arrays.get("split")), group=_group(arrays.get("group")),
     )  # fmt: skip
@@ -257,6 +263,27 @@ def _targets(y: Array, task: Task | None, meta: _Meta) -> _Targets:
         raise unreadable("Array 'y' holds fractions, which are no classes",
                          "Say task=regression, or give whole numbers or text")  # fmt: skip
     return _classes(y, meta)
+
+
+def _next_tokens(x: Array, y: Array, meta: _Meta) -> _Targets:
+    """The token that follows each of `x`; tokens are named by their numbers, or by `meta`."""
+    if x.dtype != np.int64 or x.shape != y.shape or y.dtype.kind not in "iu":
+        raise unreadable(
+            f"Array 'x' is {x.dtype} {x.shape} and 'y' is {y.dtype} {y.shape}",
+            "For next_token give int64 token ids [N, T] in both: y[:, t] follows x[:, t]",
+        )
+    if bool((y < 0).any()):
+        raise unreadable("Array 'y' is below 0 somewhere", "Token ids count from 0")
+    n_tokens = int(max(x.max(), y.max())) + 1
+    names = meta.class_names
+    if len(names) < n_tokens:
+        if n_tokens > MAX_CLASSES:
+            raise unreadable(
+                f"The largest token id is {n_tokens - 1:,}, at most {MAX_CLASSES - 1:,} is read",
+                "Number the tokens that occur from 0",
+            )
+        names = tuple(str(token) for token in range(n_tokens))
+    return _Targets("next_token", y.astype(np.int64), names)
 
 
 def _classes(y: Array, meta: _Meta) -> _Targets:

@@ -23,13 +23,16 @@ _WORDS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
 _BOUNDS = ("greater_than", "less_than", "finite_number", "too_long", "too_short", "pattern")
 
 
+_Arm = tuple[tuple[str | int, ...], tuple[type, ...]]  # path, and values that it is not for
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where an error is: its pointer, what is declared there, and the union arms on the way."""
 
     path: tuple[str | int, ...]
     annotation: Any  # a type expression: it has no type of its own
-    arms: tuple[tuple[tuple[str | int, ...], bool], ...] = ()  # path, and whether an object
+    arms: tuple[_Arm, ...] = ()
 
 
 def invalid_body(
@@ -167,7 +170,7 @@ def names_at(annotation: object) -> list[str]:
 def _locate(annotation: object, location: Sequence[str | int]) -> _Place:
     """Follow a location of pydantic: some of its parts name union arms, not places."""
     path: list[str | int] = []
-    arms: list[tuple[tuple[str | int, ...], bool]] = []
+    arms: list[_Arm] = []
     parent, here = annotation, annotation
     for part in location:
         choices = _arms(here)
@@ -176,7 +179,7 @@ def _locate(annotation: object, location: Sequence[str | int]) -> _Place:
             continue
         if len(choices) > 1:
             parent = here = next((arm for arm in choices if _is_named(arm, str(part))), None)
-            arms.append((tuple(path), _is_object(here)))
+            arms.append((tuple(path), _shapes_for_others(here, choices)))
             continue
         path.append(part)
         parent, here = here, _child(choices[0] if choices else None, part)
@@ -197,8 +200,15 @@ def _child(annotation: Any, part: str | int) -> Any:
 
 
 def _is_of_chosen_arm(place: _Place, body: object) -> bool:
-    """Whether the union arm that complains is for such a value: objects are for models alone."""
-    return all(wants or not isinstance(_value_at(body, path), dict) for path, wants in place.arms)
+    """Whether the union arm that complains is for such a value."""
+    return not any(isinstance(_value_at(body, path), others) for path, others in place.arms)
+
+
+def _shapes_for_others(arm: object, choices: Sequence[object]) -> tuple[type, ...]:
+    """What another arm is for: objects are for models alone, lists for tuples if there are any."""
+    has_lists = any(_is_list(choice) for choice in choices)
+    objects: tuple[type, ...] = () if _is_object(arm) else (dict,)
+    return (*objects, list) if has_lists and not _is_list(arm) else objects
 
 
 def _is_echo(path: tuple[str | int, ...], others: Mapping[tuple[str | int, ...], Any]) -> bool:
@@ -241,6 +251,10 @@ def _is_model(annotation: Any) -> bool:
 
 def _is_object(annotation: Any) -> bool:
     return _is_model(annotation) or get_origin(_bare(annotation)) is dict
+
+
+def _is_list(annotation: Any) -> bool:
+    return get_origin(_bare(annotation)) in (tuple, list)
 
 
 def _is_named(arm: Any, label: str) -> bool:

@@ -18,6 +18,7 @@ REASONS = {
     "query_key_value": "query, key or value",
     "hard_coded": "rate is hard-coded",
     "covered": "covered by another site",
+    "frozen": "nothing trainable around it",
 }
 
 

@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 database = typer.Typer(help="The database of a state folder.", no_args_is_help=True)
 app.add_typer(database, name="db")
+models = typer.Typer(help="The models that workers offer.", no_args_is_help=False)
+app.add_typer(models, name="models")
 
 
 class Effort(StrEnum):
@@ -28,11 +30,19 @@ class Effort(StrEnum):
     thorough = "thorough"
 
 
+class Form(StrEnum):
+    """What `apply()` reads, or lines of plain PyTorch."""
+
+    json = "json"
+    python = "python"
+
+
 class Task(StrEnum):
-    """What the target column of a file is."""
+    """What the target of a file is."""
 
     classification = "classification"
     regression = "regression"
+    next_token = "next_token"  # noqa: S105 (a task, not a secret)
 
 
 State = Annotated[
@@ -52,8 +62,25 @@ Workers = Annotated[
     typer.Option(metavar="N|auto", help="Worker processes; auto: one per GPU, else one per core."),
 ]
 Model = Annotated[str | None, typer.Option(metavar="NAME", help="A model: mlp, cnn, ...")]
+RunModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME|FILE.py:FACTORY", help="A model, or one of your own."),
+]
 DatasetOption = Annotated[
     str | None, typer.Option(metavar="NAME|FILE", help="A data set, or a csv or npz file.")
+]
+RunDataset = Annotated[
+    str | None,
+    typer.Option("--dataset", metavar="NAME|FILE|FILE.py:DATA",
+                 help="A data set, a csv or npz file, or one of your own."),
+]  # fmt: skip
+RunLoss = Annotated[
+    str | None,
+    typer.Option("--loss", metavar="NAME|FILE.py:LOSS", help="What is minimised in training."),
+]
+Args = Annotated[
+    list[str] | None,
+    typer.Option("--arg", metavar="NAME=VALUE", help="Argument of the model; may be repeated."),
 ]
 Target = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to predict (csv).")]
 TaskOption = Annotated[
@@ -73,8 +100,10 @@ def run(
     job: Annotated[
         str | None, typer.Argument(metavar="[FILE]", help="A job as JSON; - reads it from input.")
     ] = None,
-    model: Model = None,
-    dataset: DatasetOption = None,
+    model: RunModel = None,
+    arg: Args = None,
+    dataset: RunDataset = None,
+    loss: RunLoss = None,
     target: Target = None,
     task: TaskOption = None,
     minutes: Minutes = None,
@@ -88,10 +117,12 @@ def run(
     key: Key = None,
 ) -> int:
     """Run one job and print its answer: service, workers and search in one command."""
+    from dropt.cli.own_code import parse_arguments, set_arguments
     from dropt.cli.progress import make_console
     from dropt.cli.running import FileOptions, Place, run_job
 
-    body = _body(job, model, dataset, minutes, effort, trials, epochs, seed)
+    body = _body(job, model, dataset, minutes, effort, trials, epochs, seed, loss)
+    body = set_arguments(body, parse_arguments(arg or []))
     place = Place(state, _count(workers, least=1), server, key)
     options = FileOptions(target, task.value if task else None)
     return run_job(make_console(), body, options, place)
@@ -129,6 +160,7 @@ def submit(
         str | None, typer.Argument(metavar="[FILE]", help="A job as JSON; - reads it from input.")
     ] = None,
     model: Model = None,
+    arg: Args = None,
     dataset: DatasetOption = None,
     target: Target = None,
     task: TaskOption = None,
@@ -144,9 +176,11 @@ def submit(
 ) -> int:
     """Queue a job at a service that runs, and print its id."""
     from dropt.cli.connection import connected
+    from dropt.cli.own_code import parse_arguments, set_arguments
     from dropt.cli.reading import submit_job
 
     body = _body(job, model, dataset, minutes, effort, trials, epochs, seed)
+    body = set_arguments(body, parse_arguments(arg or []))
     with connected(server, key, state, must_run=True) as client:
         return submit_job(client, body, target, task.value if task else None, as_json=json)
 
@@ -165,14 +199,26 @@ def ps(
 
 @app.command()
 def show(
-    job: JobArgument, json: AsJson = False, state: State = DEFAULT_STATE, server: Server = None,
+    job: JobArgument,
+    json: AsJson = False,
+    form: Annotated[
+        Form | None, typer.Option("--as", help="The configuration alone, as a file to use.")
+    ] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="With --as: of this arm, not the recommended one.")
+    ] = None,
+    state: State = DEFAULT_STATE,
+    server: Server = None,
     key: Key = None,
-) -> int:  # fmt: skip
+) -> int:
     """Show a job: how far it is, and its answer."""
+    from dropt.cli.configs import print_configuration
     from dropt.cli.connection import connected
     from dropt.cli.reading import show_job
 
     with connected(server, key, state) as client:
+        if form is not None:
+            return print_configuration(client, job, form.value, arm)
         return show_job(client, job, as_json=json)
 
 
@@ -205,6 +251,74 @@ def cancel(
         return cancel_job(client, job, reason)
 
 
+@app.command()
+def capsule(
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial: trl_...")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write into.")] = Path(),
+    state: State = DEFAULT_STATE,
+    server: Server = None,
+    key: Key = None,
+) -> int:
+    """Write what trains one trial again, alone: settings, seeds, digests, versions, its curve."""
+    from dropt.cli.capsules import write_capsule
+    from dropt.cli.connection import connected
+
+    with connected(server, key, state) as client:
+        return write_capsule(client, trial, to)
+
+
+@app.command()
+def reproduce(
+    capsule: Annotated[Path, typer.Argument(metavar="CAPSULE", help="A file of dropt capsule.")],
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+    json: AsJson = False,
+) -> int:
+    """Train the trial of a capsule again and compare; status 1 if another curve comes out."""
+    from dropt.cli.capsules import reproduce as train_again
+
+    return train_again(capsule, device, as_json=json)
+
+
+@models.callback(invoke_without_command=True)
+def list_models(
+    context: typer.Context, json: AsJson = False, state: State = DEFAULT_STATE,
+    server: Server = None, key: Key = None,
+) -> int | None:  # fmt: skip
+    """List the models that workers offer, with their arguments."""
+    if context.invoked_subcommand is not None:
+        return None
+    from dropt.cli.models import list_models as print_models
+    from dropt.cli.models import with_worker
+
+    with with_worker(server, key, state) as client:
+        return print_models(client, as_json=json)
+
+
+@models.command()
+def sites(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model: mlp, cnn, ...")],
+    dataset: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="A data set, or a csv or npz file.")
+    ],
+    arg: Args = None,
+    target: Target = None,
+    task: TaskOption = None,
+    json: AsJson = False,
+    state: State = DEFAULT_STATE,
+    server: Server = None,
+    key: Key = None,
+) -> int:
+    """Show where dropout can act in a model, what was refused, and what the linter says."""
+    from dropt.cli.models import show_sites, with_worker
+    from dropt.cli.own_code import parse_arguments
+
+    with with_worker(server, key, state) as client:
+        return show_sites(
+            client, model, dataset, parse_arguments(arg or []), target=target,
+            task=task.value if task else None, as_json=json,
+        )  # fmt: skip
+
+
 @database.command()
 def upgrade(
     state: State = DEFAULT_STATE,
@@ -222,6 +336,7 @@ def upgrade(
 def _body(
     source: str | None, model: str | None, dataset: str | None, minutes: float | None,
     effort: Effort | None, trials: int | None, epochs: int | None, seed: int | None,
+    loss: str | None = None,
 ) -> "Body":  # fmt: skip
     from dropt.cli.body import read_body, set_options
 
@@ -232,6 +347,7 @@ def _body(
         "budget.trials": trials,
         "evidence.effort": effort.value if effort else None,
         "training.epochs": epochs,
+        "training.loss": loss,
         "search.seed": seed,
     }
     return set_options(read_body(source), options)

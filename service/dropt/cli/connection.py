@@ -21,7 +21,7 @@ def connected(
     Without `--server`: the service that runs on the state folder; if none does and the folder has
     a database, one that lives as long as the block (unless `must_run`); else the usual address.
     """
-    address = server or _running(state)
+    address = server or running_address(state)
     if address is None and not must_run and (state / "dropt.db").exists():
         with embedded(state, n_workers=0) as service, Client(service.address) as client:
             client.wait_until_ready(service.check)
@@ -31,7 +31,8 @@ def connected(
         yield client
 
 
-def _running(state: Path) -> str | None:
+def running_address(state: Path) -> str | None:
+    """Where the service of a state folder answers, None if none does."""
     address = known_address(state)
     if address is None:
         return None

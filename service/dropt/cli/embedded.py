@@ -4,7 +4,7 @@ import json
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,15 +49,17 @@ class Embedded:
 
 
 @contextmanager
-def embedded(state: Path, *, n_workers: int) -> Iterator[Embedded]:
+def embedded(state: Path, *, n_workers: int, offers: Sequence[str] = ()) -> Iterator[Embedded]:
     """A service over the state folder, with workers; ended with the block.
+
+    `offers` are options of the workers for what they have of the user's own.
 
     It may still be starting when the block begins: its socket listens, so requests wait for it.
     """
     (state / "log").mkdir(parents=True, exist_ok=True)
     with listen("127.0.0.1", 0) as listener:
         address = address_of(listener)
-        process = _start(listener, state, n_workers)
+        process = _start(listener, state, n_workers, offers)
     service = Embedded(process, address, state)
     try:
         yield service
@@ -68,12 +70,14 @@ def embedded(state: Path, *, n_workers: int) -> Iterator[Embedded]:
         service.stop()
 
 
-def _start(listener: socket.socket, state: Path, n_workers: int) -> subprocess.Popen[str]:
+def _start(
+    listener: socket.socket, state: Path, n_workers: int, offers: Sequence[str]
+) -> subprocess.Popen[str]:
     """The key is for this service and its workers alone, and dies with them."""
     descriptor = listener.fileno()
     return spawn(
         MODULE,
-        [str(descriptor), str(state), str(n_workers)],
+        [str(descriptor), str(state), str(n_workers), *offers],
         log=state / "log" / "service.err",
         environment={"DROPT_WORKER_KEY": secrets.token_urlsafe(32)},
         stdout=subprocess.PIPE,

@@ -6,6 +6,7 @@ METRIC_NAMES: dict[Metric, str] = {
     "accuracy": "accuracy",
     "nll": "log loss",
     "mse": "squared error",
+    "perplexity": "perplexity",
 }
 
 

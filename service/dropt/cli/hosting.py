@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -63,10 +63,13 @@ def known_address(state: Path) -> str | None:
 
 
 @contextmanager
-def hosted(settings: Settings, listener: socket.socket, *, n_workers: int) -> Iterator["Host"]:
+def hosted(
+    settings: Settings, listener: socket.socket, *, n_workers: int, offers: Sequence[str] = ()
+) -> Iterator["Host"]:
     """The service behind `listener` with its workers, ended in order when the block ends.
 
-    A new database is created; one of another version is refused.
+    A new database is created; one of another version is refused. `offers` are options of the
+    workers for what they have of the user's own.
 
     Raises:
         StateInUse: another process has the state folder.
@@ -80,7 +83,7 @@ def hosted(settings: Settings, listener: socket.socket, *, n_workers: int) -> It
     with ExitStack() as stack:
         stack.enter_context(own_state(settings.state))
         prepare_database(settings.database_url)
-        host = Host(settings, listener, n_workers=n_workers)
+        host = Host(settings, listener, n_workers=n_workers, offers=offers)
         stack.callback(host.stop)
         host.start()
         yield host
@@ -100,7 +103,14 @@ def prepare_database(url: str) -> None:
 class Host:
     """One service and its workers."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, *, n_workers: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        *,
+        n_workers: int,
+        offers: Sequence[str] = (),
+    ) -> None:
         import uvicorn
 
         from dropt.api.app import create_app
@@ -119,7 +129,7 @@ class Host:
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._workers = Workers(
             n_workers, server=self.address, key=self._key, log_dir=settings.state / "log",
-            on_end=self._expire_leases,
+            on_end=self._expire_leases, offers=offers,
         )  # fmt: skip
 
     def start(self) -> None:
@@ -204,7 +214,10 @@ def main() -> None:
         with (
             stopped_by_signals() as stop,
             hosted(
-                Settings(state=state), socket.socket(fileno=descriptor), n_workers=n_workers
+                Settings(state=state),
+                socket.socket(fileno=descriptor),
+                n_workers=n_workers,
+                offers=sys.argv[4:],
             ) as host,
         ):
             host.watch(stop)

@@ -184,7 +184,10 @@ def _ended(arm: ArmProgress) -> int:
 
 
 def _evidence_numbers(evidence: EvidenceProgress) -> tuple[int, int, str]:
-    """Done, target and what is counted: trainings of the shortlist until they are done."""
-    if evidence.seeds_done == 0 and evidence.shortlist_done < evidence.shortlist_target:
-        return evidence.shortlist_done, evidence.shortlist_target, "trainings of the shortlist"
+    """Done, target and what is counted: the shortlist, then the removals, then the seeds."""
+    if evidence.seeds_done == 0:
+        if evidence.simplify_done == 0 and evidence.shortlist_done < evidence.shortlist_target:
+            return evidence.shortlist_done, evidence.shortlist_target, "trainings of the shortlist"
+        if evidence.simplify_done < evidence.simplify_target:
+            return evidence.simplify_done, evidence.simplify_target, "trainings to take sites out"
     return evidence.seeds_done, evidence.seeds_cap, "paired seeds on the test split"

@@ -10,6 +10,7 @@ from dropt.cli import figures
 from dropt.cli.answer import print_answer
 from dropt.cli.body import Body, name_in, require_subject, set_name
 from dropt.cli.following import answer_of
+from dropt.cli.own_code import own_code, refuse_at_server
 from dropt.cli.problems import ExitCode
 from dropt.cli.progress import in_order, make_console
 from dropt.cli.uploading import as_file, upload
@@ -22,6 +23,7 @@ def submit_job(
 ) -> ExitCode:
     """Queue a job and print its id."""
     require_subject(body)
+    refuse_at_server(own_code(body), client.url)
     dataset = name_in(body, "dataset")
     file = as_file(dataset, target, task) if dataset is not None else None
     if file is not None:

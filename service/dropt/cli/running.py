@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,6 +15,15 @@ from rich.text import Text
 
 import dropt
 from dropt.cli.body import Body, name_in, require_subject, set_name
+from dropt.cli.own_code import (
+    OwnCode,
+    keep,
+    kept,
+    look,
+    own_code,
+    refuse_at_server,
+    with_names,
+)
 from dropt.cli.problems import ExitCode, Refused, ServiceEnded
 from dropt.cli.workers import require_trainer
 
@@ -48,14 +57,20 @@ def run_job(console: Console, body: Body, options: FileOptions, place: Place) ->
     from dropt.cli.uploading import as_file, upload
 
     require_subject(body)
-    dataset = name_in(body, "dataset")
+    own = own_code(body)
+    refuse_at_server(own, place.server)
+    dataset = None if "dataset" in own.specs else name_in(body, "dataset")
     file = as_file(dataset, options.target, options.task) if dataset is not None else None
 
-    def submit(client: "Client") -> str:
-        named = body if file is None else set_name(body, "dataset", upload(client, file))
-        return client.create_job(named).id
+    def submit(client: "Client", names: Mapping[str, str]) -> str:
+        named = with_names(body, names)
+        if file is not None:
+            named = set_name(named, "dataset", upload(client, file))
+        job_id = client.create_job(named).id
+        keep(place.state, job_id, own, names)
+        return job_id
 
-    return _attend(console, place, submit)
+    return _attend(console, place, submit, own)
 
 
 def resume_job(console: Console, job_id: str, place: Place) -> ExitCode:
@@ -65,10 +80,16 @@ def resume_job(console: Console, job_id: str, place: Place) -> ExitCode:
             f"{place.state} holds no database, so no job can go on there. "
             "Name the folder that the job was run in with --state."
         )
-    return _attend(console, place, lambda client: client.get_job(job_id).id)
+    own = kept(place.state, job_id)
+    return _attend(console, place, lambda client, _: client.get_job(job_id).id, own)
 
 
-def _attend(console: Console, place: Place, begin: "Callable[[Client], str]") -> ExitCode:
+def _attend(
+    console: Console,
+    place: Place,
+    begin: "Callable[[Client, Mapping[str, str]], str]",
+    own: OwnCode,
+) -> ExitCode:
     """Begin a job and stay with it to its end, or until Ctrl-C."""
     if place.server is None:
         require_trainer()
@@ -81,13 +102,16 @@ def _attend(console: Console, place: Place, begin: "Callable[[Client], str]") ->
         try:
             stack.enter_context(_term_as_interrupt())
             with make_progress(console) as progress:
+                if own.specs:
+                    progress.wait_for(f"reads {', '.join(own.specs.values())}")
+                names = look(own)
                 progress.wait_for(
                     "starts the service and its workers"
                     if place.server is None
                     else "asks the service"
                 )
-                client, check = stack.enter_context(_service(place))
-                job_id = begin(client)
+                client, check = stack.enter_context(_service(place, own, names))
+                job_id = begin(client, names)
                 job = client.get_job(job_id)
                 console.print(Text(f"{job.id} · {job.name}"), soft_wrap=True)
                 job = follow(client, job_id, progress, check)
@@ -96,7 +120,8 @@ def _attend(console: Console, place: Place, begin: "Callable[[Client], str]") ->
             raise ServiceEnded(error.detail + go_on) from error
         except KeyboardInterrupt:
             return _leave(console, client if job_id else None, job_id, place)
-        return print_end(console, client, job, next_steps(job_id, place, job.spec.model.name))
+        model = own.specs.get("model", job.spec.model.name)
+        return print_end(console, client, job, next_steps(job_id, place, model))
 
 
 def print_head(console: Console, place: Place) -> None:
@@ -125,7 +150,9 @@ def next_steps(job_id: str, place: Place, model: str) -> "Sequence[NextStep]":
 
 
 @contextmanager
-def _service(place: Place) -> "Iterator[tuple[Client, Callable[[float], None]]]":
+def _service(
+    place: Place, own: OwnCode, names: Mapping[str, str]
+) -> "Iterator[tuple[Client, Callable[[float], None]]]":
     """A client of a service with a worker, and a check that raises when the service is gone."""
     from dropt.cli.embedded import embedded
     from dropt.client import Client
@@ -135,14 +162,23 @@ def _service(place: Place) -> "Iterator[tuple[Client, Callable[[float], None]]]"
             yield client, lambda patience_s: None
         return
     with (
-        embedded(place.state, n_workers=place.n_workers) as service,
+        embedded(place.state, n_workers=place.n_workers, offers=own.arguments()) as service,
         Client(service.address) as client,
     ):
         client.wait_until_ready(service.check)
-        while not any(worker.state == "live" for worker in client.list_workers()):
+        while not _has_worker(client, names):
             service.check()
             time.sleep(POLL_S)
         yield client, service.check
+
+
+def _has_worker(client: "Client", names: Mapping[str, str]) -> bool:
+    """Whether a worker is there, and one that has the user's own model and data."""
+    if not any(worker.state == "live" for worker in client.list_workers()):
+        return False
+    offered = {one.name for one in client.list_models() if one.workers}
+    offered |= {one.name for one in client.list_datasets() if one.workers}
+    return {name for kind, name in names.items() if kind != "loss"} <= offered
 
 
 def _leave(

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +62,19 @@ class Workers:
 
     def __init__(
         self, n: int, *, server: str, key: str | None, log_dir: Path,
-        on_end: Callable[[str], bool],
+        on_end: Callable[[str], bool], offers: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """`on_end` gets the name of a worker that died, and says whether it had registered."""
+        """Start nothing yet.
+
+        `on_end` gets the name of a worker that died, and says whether it had registered; `offers`
+        are more options of each worker.
+        """
         self._seats = [_Seat(index) for index in range(n)]
         self._server = server
         self._environment = {"DROPT_KEY": key} if key else {}
         self._log_dir = log_dir
         self._on_end = on_end
+        self._offers = list(offers)
         self._n_started = 0
 
     def tend(self) -> None:
@@ -101,7 +106,7 @@ class Workers:
     def _start(self, seat: _Seat) -> None:
         self._n_started += 1
         seat.name = f"{os.uname().nodename}-{os.getpid()}-{self._n_started}"[:200]
-        arguments = ["--server", self._server, "--name", seat.name]
+        arguments = ["--server", self._server, "--name", seat.name, *self._offers]
         if n_gpus := count_gpus():
             arguments += ["--device", f"cuda:{seat.index % n_gpus}"]
         seat.process = spawn(

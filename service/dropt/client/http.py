@@ -26,8 +26,11 @@ from dropt.errors import (
     NotFound,
     ServiceUnreachable,
 )
+from dropt.spec.capsule import Capsule
 from dropt.spec.catalogue import DatasetRead, ModelRead, WorkerRead
+from dropt.spec.inspection import Inspection
 from dropt.spec.job import JobCreate, Task
+from dropt.spec.preview import LookPending, PreviewRead
 from dropt.spec.protocol import (
     Heartbeat,
     HeartbeatAnswer,
@@ -48,6 +51,7 @@ from dropt.spec.results import (
     TrialRead,
     VerdictRead,
 )
+from dropt.spec.space import Placement
 
 TIMEOUT_S: Final = 5.0  # a request that hangs longer is lost: leases are renewed in time
 FILE_TIMEOUT_S: Final = 60.0  # hashing and storing a large upload happens before the answer
@@ -150,6 +154,15 @@ class Client:
         """The recommended configuration, and the `top` best of each arm."""
         return self._get(f"/v1/jobs/{_part(job_id)}/best", BestRead, {"top": top})
 
+    def get_placement(self, job_id: str, *, arm: str | None = None) -> Placement:
+        """The recommended configuration, or that of an arm, as `apply()` reads it."""
+        return self._get(f"/v1/jobs/{_part(job_id)}/best/config", Placement, {"arm": arm})
+
+    def get_snippet(self, job_id: str, *, arm: str | None = None) -> str:
+        """The same as plain PyTorch."""
+        asked = {"format": "python"} | ({} if arm is None else {"arm": arm})
+        return self._send("GET", f"/v1/jobs/{_part(job_id)}/best/config", params=asked).text
+
     def list_arms(self, job_id: str) -> tuple[ArmRead, ...]:
         """The arms of a job."""
         return self._get(f"/v1/jobs/{_part(job_id)}/arms", Page[ArmRead]).items
@@ -161,6 +174,10 @@ class Client:
         query: Query = {"arm": arm, "phase": phase}
         return self._items(f"/v1/jobs/{_part(job_id)}/trials", TrialRead, query)
 
+    def get_capsule(self, trial_id: str) -> Capsule:
+        """Everything that trains a trial again, alone."""
+        return self._get(f"/v1/jobs/-/trials/{_part(trial_id)}/capsule", Capsule)
+
     def iterate_events(self, job_id: str, *, after: int = 0) -> Iterator[EventRead]:
         """Every stored event of a job above a sequence, in order."""
         return self._items(f"/v1/jobs/{_part(job_id)}/events", EventRead, {"after": after})
@@ -168,6 +185,25 @@ class Client:
     def list_models(self) -> list[ModelRead]:
         """The models that workers offer."""
         return list(self._items("/v1/models", ModelRead))
+
+    def inspect_model(
+        self, model: str, dataset: str, *, args: Mapping[str, Any] | None = None, wait_s: int = 0
+    ) -> Inspection | LookPending:
+        """The sites of a model on a data set, once a worker has looked."""
+        content = json.dumps({"dataset": dataset, "args": dict(args or {})}).encode()
+        path = f"/v1/models/{_part(model)}/inspect"
+        answer: Any = Inspection | LookPending
+        found: Inspection | LookPending = self._post(
+            path, answer, content, wait_s=wait_s, patience_s=FIRST_WORKER_S
+        )
+        return found
+
+    def preview_job(self, body: JobCreate | Mapping[str, Any], *, wait_s: int = 0) -> PreviewRead:
+        """What a job would be; with `wait_s`, stay up to that long for a look at its model."""
+        content = _json(body) if isinstance(body, BaseModel) else json.dumps(dict(body)).encode()
+        return self._post(
+            "/v1/jobs/preview", PreviewRead, content, wait_s=wait_s, patience_s=FIRST_WORKER_S
+        )
 
     def list_datasets(self) -> list[DatasetRead]:
         """The data sets that workers offer or users uploaded."""

@@ -8,19 +8,24 @@ from dropt.spec.inspection import Site
 from dropt.spec.results import (
     BestRead,
     Configuration,
+    Equivalent,
     NeverDropped,
+    RemovalRead,
     SiteRead,
     VerdictRead,
     VerdictWord,
 )
-from dropt.spec.space import Dropout
+from dropt.spec.space import Dropout, Schedule
 from dropt.storage import arms, trials
 from dropt.storage.jobs import JobRow
 from dropt.storage.session import Session
 from dropt.storage.trials import TrialRow
 from dropt.tuning.comparison import BASELINE, PRIMARY
-from dropt.tuning.configurations import params_of, sites_of
-from dropt.tuning.gathering import Winner
+from dropt.tuning.configurations import params_of
+from dropt.tuning.screening_reading import screening_of
+from dropt.tuning.selection import cheapest
+from dropt.tuning.shortlist import ARMS
+from dropt.tuning.winners import Winner, peers_of, trial_of
 
 PROVISIONAL = "No verdict yet: the best of the search so far, not tested."
 
@@ -63,6 +68,9 @@ def best_of(session: Session, job: JobRow, *, top: int) -> BestRead:
         recommended=recommended,
         alternatives=tuple(one for one in found.values() if one is not recommended),
         top=_top(session, job, top),
+        simplified=_simplified(session, job),
+        indistinguishable=_indistinguishable(session, job, recommended.arm),
+        screening=screening_of(session, job),
         never_dropped=_never_dropped(job),
         reproduce={
             "search_seed": spec.search.seed,
@@ -88,6 +96,37 @@ def _configurations(session: Session, job: JobRow) -> dict[str, Configuration]:
     return found
 
 
+def _simplified(session: Session, job: JobRow) -> tuple[RemovalRead, ...]:
+    rows = arms.list_of(session, job.id, project=job.project)
+    stored = next((row.winner for row in rows if row.arm == PRIMARY), None)
+    return () if stored is None else Winner.model_validate(stored).removals
+
+
+def _indistinguishable(session: Session, job: JobRow, arm: str) -> tuple[Equivalent, ...]:
+    """The equivalence set of an arm, once its race is over."""
+    of_arm = {row.arm: row for row in arms.list_of(session, job.id, project=job.project)}
+    is_raced = arm in of_arm and of_arm[arm].winner is not None
+    if arm not in ARMS or not is_raced or job.spec.evidence is False:
+        return ()
+    rows = trials.list_of(session, job.id, project=job.project)
+    found = peers_of(job, rows, arm)
+    if not found:
+        return ()
+    chosen = cheapest([peer.entry.configuration for peer in found])
+    return tuple(
+        Equivalent(
+            arm=arm,
+            trial=trial_of(peer.entry, peer.place, rows),
+            value=peer.mean,
+            sites=_sites(job, peer.entry.configuration.on),
+            other=params_of(peer.entry.configuration),
+            seeds=peer.n_seeds,
+            cheapest=place == chosen,
+        )
+        for place, peer in enumerate(found)
+    )
+
+
 def _of_trial(job: JobRow, row: TrialRow) -> Configuration:
     return Configuration(
         arm=row.arm, trial=row.id, value=row.value, sites=_sites(job, row.sites),
@@ -97,12 +136,11 @@ def _of_trial(job: JobRow, row: TrialRow) -> Configuration:
 
 def _of_winner(job: JobRow, arm: str, stored: object) -> Configuration:
     winner = Winner.model_validate(stored)
-    assert job.space is not None  # a job with a winner has searched
     return Configuration(
         arm=arm,
         trial=winner.trial,
         value=winner.value,
-        sites=_sites(job, sites_of(winner.configuration, job.space)),
+        sites=_sites(job, winner.sites),
         other=params_of(winner.configuration),
     )
 
@@ -119,6 +157,7 @@ def _sites(job: JobRow, placed: dict[str, Dropout]) -> tuple[SiteRead, ...]:
             kind=placed[site.site].kind if site.site in placed else searched[site.site],
             units=_units(site),
             rate=placed[site.site].rate if site.site in placed else 0.0,
+            schedule=placed[site.site].schedule if site.site in placed else Schedule(),
         )
         for site in job.space.sites
         if site.site in searched or site.site in placed

@@ -22,11 +22,13 @@ from dropt.storage.measurements import Consumption
 from dropt.storage.session import Session
 from dropt.storage.trials import TrialRow
 from dropt.tuning.gathering import plan_of
+from dropt.tuning.winners import most_before_comparison
 
 SHARES = {
     "search": 0.6,
-    "shortlist": 0.15,
-    "compare": 0.25,
+    "shortlist": 0.1,
+    "simplify": 0.1,
+    "compare": 0.2,
 }  # of the bar: order, not time
 
 Counts = Mapping[tuple[str, TrialPhase, TrialState], int]
@@ -71,9 +73,13 @@ def progress(
     searched = [row for row in of_job if row.searched]
     by_arm = tuple(_arm_progress(row, counts, best.get(row.arm)) for row in searched)
     n_arms = max(1, sum(row.winner is not None for row in of_job))
+    is_chosen = any(row.winner is not None for row in of_job)
+    most_raced, most_tried = most_before_comparison(job)
     evidence = EvidenceProgress(
         shortlist_done=n_done(counts, "shortlist"),
-        shortlist_target=n_all(counts, "shortlist"),
+        shortlist_target=n_all(counts, "shortlist") if is_chosen else most_raced,
+        simplify_done=n_done(counts, "simplify"),
+        simplify_target=n_all(counts, "simplify") if is_chosen else most_tried,
         seeds_done=n_done(counts, "compare") // n_arms,
         seeds_cap=plan_of(job).cap,
     )
@@ -161,8 +167,12 @@ def _fraction(job: JobRow, by_arm: tuple[ArmProgress, ...], evidence: EvidencePr
     target = sum(arm.target for arm in by_arm)
     ended = sum(arm.complete + arm.pruned + arm.failed for arm in by_arm)
     done = SHARES["search"] * (ended / target if target else 0.0)
-    if evidence.shortlist_target:
-        done += SHARES["shortlist"] * evidence.shortlist_done / evidence.shortlist_target
-    if evidence.seeds_cap:
-        done += SHARES["compare"] * evidence.seeds_done / evidence.seeds_cap
+    parts = (
+        ("shortlist", evidence.shortlist_done, evidence.shortlist_target),
+        ("simplify", evidence.simplify_done, evidence.simplify_target),
+        ("compare", evidence.seeds_done, evidence.seeds_cap),
+    )
+    done += sum(SHARES[part] * n / target for part, n, target in parts if target)
+    if evidence.seeds_done and not evidence.simplify_target:
+        done += SHARES["simplify"]  # there was nothing to simplify
     return round(min(done, 1.0), 4)

@@ -1,9 +1,10 @@
 """From what a user asked to a job with every default filled in."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dropt.errors import FieldError, InvalidRequest
 from dropt.spec.job import (
+    ALSO_REPORTED,
     DIRECTIONS,
     LOSS_OF,
     METRICS_OF,
@@ -18,8 +19,30 @@ from dropt.spec.job import (
 )
 from dropt.spec.nearest import did_you_mean
 from dropt.spec.protocol import DatasetOffer, ModelOffer
+from dropt.storage import workers
+from dropt.storage.session import Session
+from dropt.tuning.phases import n_test_rows
 
 ACCURACY_MIN_EFFECT = 0.005  # a convention: half a point; for losses 1 % of the mean of `without`
+FEW_TEST_ROWS = 200
+
+
+def resolve_known(session: Session, body: JobCreate, *, project: str) -> JobSpec:
+    """`resolve` with what the workers of a project offer or have offered."""
+    known = workers.offers(session, project=project)
+    return resolve(
+        body,
+        models={name: each.offer for name, each in known.models.items()},
+        datasets={name: each.offer for name, each in known.datasets.items()},
+        losses=workers.losses(session, project=project) if body.training.loss else (),
+    )
+
+
+def warnings_of(offer: DatasetOffer, spec: JobSpec) -> tuple[str, ...]:
+    """What to say of a job on this data set before it begins."""
+    n_test = n_test_rows(offer, spec)
+    few = f"few_test_examples: only {n_test} test rows"
+    return () if n_test >= FEW_TEST_ROWS else (few,)
 
 
 def resolve(
@@ -27,8 +50,9 @@ def resolve(
     *,
     models: Mapping[str, ModelOffer],
     datasets: Mapping[str, DatasetOffer],
+    losses: Collection[str] = (),
 ) -> JobSpec:
-    """The job with its defaults.
+    """The job with its defaults; `losses` are those of the users' own that workers offer.
 
     Raises:
         InvalidRequest: a name that no worker ever offered, or a choice that does not fit the
@@ -45,7 +69,11 @@ def resolve(
     if errors:
         raise InvalidRequest.of(*errors)
     offer, data = models[model.name], datasets[dataset.name]
-    errors = [*_misfits(body, offer, data), *_argument_errors(model, offer)]
+    errors = [
+        *_misfits(body, offer, data),
+        *_argument_errors(model, offer),
+        *_loss_errors(body.training.loss, data.task, losses),
+    ]
     if errors:
         raise InvalidRequest.of(*errors)
     return JobSpec(
@@ -96,7 +124,7 @@ def _misfits(body: JobCreate, model: ModelOffer, data: DatasetOffer) -> list[Fie
         errors.append(
             FieldError(
                 "/objective/metric", "unknown-metric",
-                f"The metric does not fit a {data.task} task.", received=metric, allowed=allowed,
+                _unfit(metric, data.task), received=metric, allowed=allowed,
             )
         )  # fmt: skip
     elif direction is not None and direction != DIRECTIONS[metric or allowed[0]]:
@@ -108,6 +136,12 @@ def _misfits(body: JobCreate, model: ModelOffer, data: DatasetOffer) -> list[Fie
             )
         )  # fmt: skip
     return errors
+
+
+def _unfit(metric: Metric, task: Task) -> str:
+    if metric in ALSO_REPORTED.get(task, ()):
+        return f"The {metric} is told, but no mean over examples; nll ranks the same."
+    return f"The metric does not fit a {task} task."
 
 
 def _argument_errors(model: ModelRef, offer: ModelOffer) -> list[FieldError]:
@@ -123,6 +157,23 @@ def _argument_errors(model: ModelRef, offer: ModelOffer) -> list[FieldError]:
     ]  # fmt: skip
 
 
+def _loss_errors(loss: str | None, task: Task, own: Collection[str]) -> list[FieldError]:
+    ours = set(LOSS_OF.values())
+    allowed = sorted({LOSS_OF[task], *(set(own) - ours)})
+    if loss is None or loss in allowed:
+        return []
+    message = (
+        f"The loss does not fit a {task} task."
+        if loss in ours
+        else f"No worker offers a loss of this name.{did_you_mean(loss, allowed)}"
+    )
+    return [
+        FieldError(
+            "/training/loss", "unknown-loss", message, received=loss, allowed=tuple(allowed)
+        )
+    ]
+
+
 def _objective(body: JobCreate, task: Task) -> Objective:
     metric: Metric = body.objective.metric or METRICS_OF[task][0]
     default = ACCURACY_MIN_EFFECT if metric == "accuracy" else None
@@ -135,4 +186,5 @@ def _objective(body: JobCreate, task: Task) -> Objective:
 
 def _training(body: JobCreate, task: Task) -> Training:
     chosen = body.training.model_dump(exclude_none=True)
-    return Training(loss=LOSS_OF[task], metrics=METRICS_OF[task], **chosen)
+    metrics = (*METRICS_OF[task], *ALSO_REPORTED.get(task, ()))
+    return Training(**{"loss": LOSS_OF[task], "metrics": metrics, **chosen})

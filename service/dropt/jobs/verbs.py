@@ -4,19 +4,17 @@ import logging
 
 from dropt.errors import JobAlreadyFinished, QuotaExceeded
 from dropt.jobs.reading import job_read
-from dropt.jobs.submission import resolve
+from dropt.jobs.submission import resolve_known, warnings_of
 from dropt.spec.job import DatasetRef, JobCreate, ModelRef
 from dropt.spec.results import JobRead, JobState
-from dropt.storage import datasets, events, idempotency, jobs, workers
+from dropt.storage import datasets, events, idempotency, jobs
 from dropt.storage.session import Session
 from dropt.tuning.ending import drop_open_trials
-from dropt.tuning.phases import n_test_rows
 from dropt.tuning.service import Idempotency, Service
 
 logger = logging.getLogger(__name__)
 
 MAX_QUEUED = 100  # jobs of a project that wait for a worker
-FEW_TEST_ROWS = 200
 CANCELLABLE: tuple[JobState, ...] = ("queued", "running")
 
 
@@ -82,23 +80,16 @@ def cancel(
 
 
 def _insert(session: Session, body: JobCreate, *, project: str) -> JobRead:
-    catalogue = workers.offers(session, project=project)
-    spec = resolve(
-        body,
-        models={name: known.offer for name, known in catalogue.models.items()},
-        datasets={name: known.offer for name, known in catalogue.datasets.items()},
-    )
+    spec = resolve_known(session, body, project=project)
     if jobs.count(session, project=project, state=["queued"]) >= MAX_QUEUED:
         raise QuotaExceeded(
             f"{MAX_QUEUED} jobs of this project wait already; cancel some, or start workers",
             members={"limit": MAX_QUEUED},
         )
     offer = datasets.get(session, spec.dataset.name, project=project).offer
-    n_test = n_test_rows(offer, spec)
-    warnings = () if n_test >= FEW_TEST_ROWS else (f"few_test_examples: only {n_test} test rows",)
     job = jobs.insert(
         session, spec, project=project, name=body.name or _name(body), labels=body.labels,
-        priority=body.priority, warnings=warnings,
+        priority=body.priority, warnings=warnings_of(offer, spec),
         reason=f"Waiting for a worker that offers model '{spec.model.name}'.",
     )  # fmt: skip
     events.record(session, job.id, "job.state", project=project, state="queued")

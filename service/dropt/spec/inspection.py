@@ -16,8 +16,9 @@ LayerKind = Literal[
 ]
 BatchNorm = Literal["none", "direct", "downstream"]
 Exclusion = Literal[
-    "output_layer", "before_batch_norm", "skip_path", "query_key_value", "hard_coded", "covered"
-]
+    "output_layer", "before_batch_norm", "skip_path", "query_key_value", "hard_coded", "covered",
+    "frozen",
+]  # fmt: skip
 
 
 class Site(Record):

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from dropt.spec.record import Rate, Record, Seed, Text
-from dropt.spec.space import Range, SiteChoice
+from dropt.spec.space import Range, ScheduleName, SiteChoice
 
-Task = Literal["classification", "regression"]
-Metric = Literal["nll", "accuracy", "mse"]
+Task = Literal["classification", "regression", "next_token"]
+Metric = Literal["nll", "accuracy", "mse", "perplexity"]
 Direction = Literal["minimize", "maximize"]
 Arm = Literal["without", "with", "textbook"]
 Effort = Literal["quick", "default", "thorough"]
@@ -19,13 +19,18 @@ DIRECTIONS: dict[str, Direction] = {"nll": "minimize", "accuracy": "maximize", "
 METRICS_OF: dict[str, tuple[Metric, ...]] = {
     "classification": ("nll", "accuracy"),  # the first is the default: it resolves more
     "regression": ("mse",),
+    "next_token": ("nll", "accuracy"),  # both averaged over the steps of an example
 }
-LOSS_OF: dict[str, Literal["cross_entropy", "mse"]] = {
+# Perplexity is exp(nll) of a whole split: no mean over examples, so nothing is tested by it.
+ALSO_REPORTED: dict[str, tuple[Metric, ...]] = {"next_token": ("perplexity",)}
+LOSS_OF: dict[str, Literal["cross_entropy", "token_cross_entropy", "mse"]] = {
     "classification": "cross_entropy",
     "regression": "mse",
+    "next_token": "token_cross_entropy",
 }
 MAX_TRIALS, MAX_EPOCHS, MAX_BATCH, MAX_SLOTS = 10_000, 10_000, 65_536, 1_024
 
+Tie = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1000)]
 LabelName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 LabelValue = Annotated[str, StringConstraints(max_length=200)]
 
@@ -117,9 +122,30 @@ class Search(Record):
     """What is searched, and how."""
 
     sites: tuple[SiteChoice, ...] = Field(default=(), max_length=1000)
-    groups: Literal["by_site", "by_role", "all"] | None = Field(
-        default=None, description="Null: by_site up to 6 searched sites, else by_role."
+    exclude: tuple[Text, ...] = Field(
+        default=(), max_length=1000, description="Patterns of sites that get no dropout."
     )
+    groups: (
+        Literal["by_site", "by_stage", "by_role", "by_depth", "all"]
+        | Annotated[tuple[Tie, ...], Field(min_length=1, max_length=1000)]
+        | None
+    ) = Field(
+        default=None,
+        description="Sites that share a rate: by a rule, or lists of names and patterns. "
+        "Null: by_site up to 6 searched sites, else by_stage.",
+    )
+    max_groups: int = Field(
+        default=6, ge=1, le=100,
+        description="Rates that are searched at once; more groups are screened, or merged.",
+    )  # fmt: skip
+    screen: bool = Field(
+        default=True, description="Sift more groups by a designed experiment, budget allowing."
+    )
+    schedules: tuple[ScheduleName, ...] = Field(
+        default=("constant",), min_length=1, max_length=4,
+        description="Curves of the rate over the epochs to choose from; early, late and ramp "
+        "turn at 1/4 or 1/2 of them.",
+    )  # fmt: skip
     also: Also = Also()
     sampler: Literal["tpe", "random"] = "tpe"
     pruner: Pruner = Pruner()
@@ -128,6 +154,12 @@ class Search(Record):
         default=(), max_length=100, description="Placements, site to rate, tried first."
     )
 
+    @model_validator(mode="after")
+    def _schedules_are_distinct(self) -> "Search":
+        if len(set(self.schedules)) != len(self.schedules):
+            raise ValueError(f"a schedule is named twice: {', '.join(self.schedules)}")
+        return self
+
 
 class Training(Record):
     """How each trial is trained."""
@@ -135,7 +167,7 @@ class Training(Record):
     epochs: int = Field(default=27, ge=1, le=MAX_EPOCHS)
     batch_size: int = Field(default=64, ge=1, le=MAX_BATCH)
     optimizer: Optimizer = "adamw"
-    loss: Literal["cross_entropy", "mse"]
+    loss: Text
     metrics: tuple[Metric, ...]
     select: Literal["best_epoch", "last_epoch"] = "best_epoch"
     patience: int | None = Field(
@@ -180,6 +212,10 @@ class TrainingChoice(Record):
     epochs: int | None = Field(default=None, ge=1, le=MAX_EPOCHS)
     batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH)
     optimizer: Optimizer | None = None
+    loss: Text | None = Field(
+        default=None,
+        description="One that workers offer; null: that of the task. The metric is the objective.",
+    )
     select: Literal["best_epoch", "last_epoch"] | None = None
     patience: int | None = Field(default=None, ge=1, le=MAX_EPOCHS)
     precision: Literal["float32", "float64"] | None = None

@@ -20,7 +20,7 @@ from dropt.spec.space import Dropout
 PROTOCOL = 1
 Outcome = Literal["completed", "pruned", "failed"]
 Reason = Literal["diverged", "out_of_memory", "error", "data", "unsupported", "worker-lost"]
-Step = Literal["search", "shortlist", "compare"]
+Step = Literal["search", "shortlist", "simplify", "compare", "ablate"]
 SplitName = Literal["train", "validation", "test"]
 Attempt = Annotated[int, Field(ge=1)]
 Epoch = Annotated[int, Field(ge=0)]
@@ -42,6 +42,13 @@ class ModelOffer(Record):
     name: Text
     tasks: tuple[Task, ...] = Field(min_length=1)
     args_schema: dict[str, JsonValue]
+    package: Text
+
+
+class LossOffer(Record):
+    """A loss that a worker can train with."""
+
+    name: Text
     package: Text
 
 
@@ -76,6 +83,9 @@ class Registration(Record):
     checkpoint_formats: tuple[str, ...] = ()
     models: tuple[ModelOffer, ...]
     datasets: tuple[DatasetOffer, ...]
+    losses: tuple[LossOffer, ...] = Field(
+        default=(), description="Beside cross_entropy and mse, which every worker has."
+    )
 
 
 class Registered(Answer):
@@ -179,7 +189,7 @@ class Lease(Answer):
     id: str
     kind: Literal["inspect", "train"]
     expires_in: float
-    job: str
+    job: str = Field(description="Empty for a look at a model that no job asked for.")
     phase: str
     step: Step | None = None
     model: LeasedModel

@@ -8,13 +8,14 @@ from pydantic import Field
 from dropt.spec.job import Direction, JobSpec, Metric
 from dropt.spec.protocol import Reason, TrialParams
 from dropt.spec.record import Answer
-from dropt.spec.space import Dropout
+from dropt.spec.screening import ScreeningRead
+from dropt.spec.space import Dropout, Schedule
 
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
 Phase = Literal["preparing", "search", "evidence", "reporting"]
 EndedBy = Literal["budget", "cancelled", "failure"]
 TrialState = Literal["waiting", "running", "completed", "pruned", "failed", "cancelled"]
-TrialPhase = Literal["search", "shortlist", "compare"]
+TrialPhase = Literal["search", "shortlist", "simplify", "compare", "ablate"]
 VerdictWord = Literal["helps", "hurts", "no_measurable_difference", "undecided", "not_tested"]
 FINAL_JOB_STATES: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
 FINAL_TRIAL_STATES: tuple[TrialState, ...] = ("completed", "pruned", "failed", "cancelled")
@@ -43,10 +44,15 @@ class ArmProgress(Answer):
 
 
 class EvidenceProgress(Answer):
-    """How far the evidence is: trainings of the shortlist, seeds of the comparison."""
+    """How far the evidence is: trainings before the comparison, then its seeds.
+
+    Targets are upper bounds: races with fewer configurations and sites that stay need fewer.
+    """
 
     shortlist_done: int = 0
     shortlist_target: int = 0
+    simplify_done: int = 0
+    simplify_target: int = 0
     seeds_done: int = 0
     seeds_cap: int = 0
 
@@ -96,6 +102,28 @@ class Comparison(Answer):
     level: float
     adjusted: Literal["holm"] | None = None
     verdict: VerdictWord | None = None
+
+
+class AblationRead(Answer):
+    """The tested configuration against itself without the dropout of some sites; secondary."""
+
+    sites: tuple[str, ...] = Field(description="Those that share a rate.")
+    metric: Metric
+    effect: float = Field(description="Positive is better with dropout at these sites.")
+    interval: tuple[float, float] | None
+    level: float
+    adjusted: Literal["holm"] | None = None
+    seeds: int
+
+
+class RemovalRead(Answer):
+    """What taking dropout out at some sites did, on fresh validation seeds."""
+
+    sites: tuple[str, ...] = Field(description="Those that share a rate.")
+    harm: float | None = Field(description="Positive is worse; null: one side diverged.")
+    low: float | None = Field(description="Lower one-sided 95 % bound of the harm.")
+    seeds: int
+    removed: bool = Field(description="Removed because no harm could be measured.")
 
 
 class LookRead(Answer):
@@ -176,6 +204,7 @@ class VerdictRead(Answer):
     pairs: tuple[Pair, ...] = ()
     looks: tuple[LookRead, ...] = ()
     secondary: tuple[Comparison, ...] = ()
+    ablation: tuple[AblationRead, ...] = ()
     cautions: tuple[str, ...] = ()
     cost: Cost
 
@@ -274,6 +303,7 @@ class SiteRead(Answer):
     kind: str
     units: int | None
     rate: float
+    schedule: Schedule = Schedule()
 
 
 class NeverDropped(Answer):
@@ -294,6 +324,13 @@ class Configuration(Answer):
     other: TrialParams
 
 
+class Equivalent(Configuration):
+    """A configuration of the shortlist that fresh seeds cannot tell apart from the best."""
+
+    seeds: int = Field(description="Fresh validation seeds that `value` is the mean of.")
+    cheapest: bool = Field(description="Fewest sites with dropout, then the lowest rates.")
+
+
 class BestRead(Answer):
     """What to use, and what was the best dropout when that is not recommended."""
 
@@ -308,6 +345,16 @@ class BestRead(Answer):
     recommended: Configuration
     alternatives: tuple[Configuration, ...] = ()
     top: tuple[Configuration, ...] = ()
+    simplified: tuple[RemovalRead, ...] = Field(
+        default=(), description="Sites that were taken out of the best dropout configuration, "
+        "and those that stayed because their removal is harmful.",
+    )  # fmt: skip
+    indistinguishable: tuple[Equivalent, ...] = Field(
+        default=(), description="Of the recommended arm, on validation: advice, not tested."
+    )
+    screening: ScreeningRead | None = Field(
+        default=None, description="Which groups of a deep model were searched, and why."
+    )
     never_dropped: tuple[NeverDropped, ...] = ()
     reproduce: dict[str, str | int | None]
     links: dict[str, str]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from dropt.errors import NotFound
@@ -60,7 +60,8 @@ def get(session: Session, inspection_id: str, *, project: str) -> InspectionRow:
 def request(session: Session, key: str, body: Mapping[str, Any], *, project: str) -> str:
     """The id of the inspection of that key: the one that is there, or a new one that waits.
 
-    One that has failed waits again: the fault may have been the worker's.
+    One that has failed waits again: the fault may have been the worker's. While it waits, the
+    last who asked decides what is stored of the request.
     """
     start = {"state": "waiting", "attempt": 0, "failures": 0}
     session.execute(
@@ -76,8 +77,15 @@ def request(session: Session, key: str, body: Mapping[str, Any], *, project: str
     wanted = (inspection.c.key == key, inspection.c.project == project)
     again = update(inspection).where(*wanted, inspection.c.state == "failed")
     session.execute(again.values(failure=None, lease_id=None, finished_at=None, **start))
+    waits = update(inspection).where(*wanted, inspection.c.state == "waiting")
+    session.execute(waits.values(request=dict(body)))
     id: str = session.scalars(select(inspection.c.id).where(*wanted)).one()
     return id
+
+
+def list_free(session: Session, *, project: str) -> list[Mapping[str, Any]]:
+    """The requests of those that wait or were lost, oldest first."""
+    return list(session.scalars(_free(project).with_only_columns(inspection.c.request)))
 
 
 def claim(
@@ -91,13 +99,7 @@ def claim(
 
     `accepts` is asked with the request. One that was lost too often fails: `worker-lost`.
     """
-    free = (
-        select(inspection)
-        .outerjoin(lease, inspection.c.lease_id == lease.c.id)
-        .where(inspection.c.project == project, _is_free())
-        .order_by(inspection.c.created_at, inspection.c.id)
-    )
-    for row in session.execute(free).all():
+    for row in session.execute(_free(project)).all():
         if row.state == "running" and row.attempt >= MAX_ATTEMPTS:
             _end_lost(session, row.id, row.attempt)
         elif accepts(row.request):
@@ -157,9 +159,15 @@ def _runs_under(lease_id: str) -> tuple[ColumnElement[bool], ...]:
     return (inspection.c.state == "running", inspection.c.lease_id == lease_id)
 
 
-def _is_free() -> ColumnElement[bool]:
-    is_expired = lease.c.expires_at < epoch_expression()
-    return or_(inspection.c.state == "waiting", and_(inspection.c.state == "running", is_expired))
+def _free(project: str) -> Select[Any]:
+    """Those that wait or were lost, oldest first."""
+    is_lost = and_(inspection.c.state == "running", lease.c.expires_at < epoch_expression())
+    return (
+        select(inspection)
+        .outerjoin(lease, inspection.c.lease_id == lease.c.id)
+        .where(inspection.c.project == project, or_(inspection.c.state == "waiting", is_lost))
+        .order_by(inspection.c.created_at, inspection.c.id)
+    )
 
 
 def _start(session: Session, id: str, attempt: int, lease_id: str) -> InspectionRow | None:

@@ -223,7 +223,7 @@ trial = Table(
     _project(),
     Column("job_id", String(40), ForeignKey("job.id"), nullable=False),
     Column("arm", String(64), nullable=False),
-    Column("phase", String(16), nullable=False),  # search | shortlist | compare
+    Column("phase", String(16), nullable=False),  # see `TrialPhase`
     Column("number", Integer, nullable=False),  # from 0 within job, arm and phase
     Column("candidate", Integer),  # shortlist: place of the configuration in its arm
     Column("origin", String(40)),  # the search trial whose configuration this is

@@ -151,6 +151,16 @@ def offers(session: Session, *, project: str) -> Catalogue:
     )
 
 
+def losses(session: Session, *, project: str) -> frozenset[str]:
+    """The losses that workers offer which have not left."""
+    query = select(worker.c.registration).where(
+        worker.c.project == project, worker.c.state != "gone"
+    )
+    return frozenset(
+        offer.name for registration in session.scalars(query) for offer in registration.losses
+    )
+
+
 def _is_live(session: Session) -> ColumnElement[bool]:
     horizon = now(session) - timedelta(seconds=GONE_AFTER_S)
     return and_(worker.c.state != "gone", worker.c.last_seen_at >= horizon)

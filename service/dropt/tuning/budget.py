@@ -6,19 +6,24 @@ from dropt.storage.clock import now
 from dropt.storage.jobs import JobRow
 from dropt.storage.session import Session
 from dropt.tuning.looks import plan_looks
-from dropt.tuning.shortlist import FLAT
+from dropt.tuning.shortlist import ARMS, PLANS
+from dropt.tuning.simplification import SEEDS, n_first_trainings
 
 RESERVED_SEEDS = 12  # compare seeds for which time is put aside; more may be taken if it lasts
 
 
-def n_reserved_trainings(spec: JobSpec) -> int:
-    """Trainings of the evidence for which the search leaves room."""
+def n_reserved_trainings(spec: JobSpec, n_groups: int) -> int:
+    """Trainings of the evidence for which the search leaves room: no more are certain.
+
+    The race, the first round of the simplification over so many groups, the comparison.
+    """
     if spec.evidence is False:
         return 0
-    flat = FLAT[spec.evidence.effort]
-    shortlist = 2 * (flat.n_best + flat.n_exchanged) * flat.n_seeds
-    seeds = min(RESERVED_SEEDS, plan_looks(spec.evidence.effort).cap)
-    return shortlist + seeds * len(spec.compare.arms)
+    effort = spec.evidence.effort
+    shortlist = sum(PLANS[effort].n_trainings(arm) for arm in ARMS)
+    simplify = n_first_trainings(n_groups, SEEDS[effort])
+    seeds = min(RESERVED_SEEDS, plan_looks(effort).cap)
+    return shortlist + simplify + seeds * len(spec.compare.arms)
 
 
 def is_search_over_time(session: Session, job: JobRow) -> bool:
@@ -33,7 +38,9 @@ def is_search_over_time(session: Session, job: JobRow) -> bool:
     device_s = sum(one.device_seconds for one in used)
     n_epochs = sum(one.n_epochs for one in used)
     per_epoch_s = device_s / n_epochs if n_epochs else 0.0
-    reserve_s = n_reserved_trainings(job.spec) * job.spec.training.epochs * per_epoch_s
+    n_groups = len(job.space.groups) if job.space is not None else 0
+    n_reserved = n_reserved_trainings(job.spec, n_groups)
+    reserve_s = n_reserved * job.spec.training.epochs * per_epoch_s
     if budget.device_seconds is not None and device_s + reserve_s >= budget.device_seconds:
         return True
     if budget.seconds is None or job.search_started_at is None:

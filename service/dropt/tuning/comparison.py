@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from dropt.spec.job import DIRECTIONS
+from dropt.spec.job import DIRECTIONS, METRICS_OF
 from dropt.spec.results import (
     ArmScore,
     Comparison,
@@ -60,8 +60,7 @@ class Evidence:
 
     def matrix(self, arm: str, metric: str) -> FloatArray:
         """Scores [R, N] of an arm; examples with a declared group are averaged within it."""
-        rows = [_scores(training.scores, metric) for training in self.trainings[arm]]
-        return np.stack(rows)
+        return score_matrix(self.trainings[arm], metric)
 
     def statistics(self, arm: str, metric: str) -> CrossedStatistics:
         """Mean squares of an arm against the baseline, positive is better."""
@@ -71,13 +70,25 @@ class Evidence:
         )
 
 
+def score_matrix(trainings: Sequence[Training], metric: str) -> FloatArray:
+    """Scores [R, N] of trainings; examples with a declared group are averaged within it."""
+    return np.stack([_scores(training.scores, metric) for training in trainings])
+
+
+def check_rows(trainings: Sequence[Training]) -> None:
+    """Raise ValueError unless all are scored on the same rows in the same order."""
+    rows = trainings[0].scores.row
+    if any(not np.array_equal(rows, one.scores.row) for one in trainings):
+        raise ValueError("the trainings are scored on different rows, so they do not pair")
+
+
 def look_at(evidence: Evidence) -> tuple[Look, VerdictRead]:
     """One look at the paired seeds so far, and the verdict it gives.
 
     Raises:
         ValueError: the trainings are not scored on the same rows in the same order.
     """
-    _check_rows(evidence)
+    check_rows([one for arm in evidence.trainings.values() for one in arm])
     job = evidence.job
     assert job.min_effect is not None  # frozen before the first look
     metric = job.spec.objective.metric
@@ -165,18 +176,11 @@ def _scores(file: ScoreFile, metric: str) -> FloatArray:
     return scores if file.group is None else average_groups(scores, file.group)
 
 
-def _check_rows(evidence: Evidence) -> None:
-    trainings = [one for arm in evidence.trainings.values() for one in arm]
-    rows = trainings[0].scores.row
-    if any(not np.array_equal(rows, one.scores.row) for one in trainings):
-        raise ValueError("the trainings are scored on different rows, so they do not pair")
-
-
 def _secondary(evidence: Evidence) -> tuple[Comparison, ...]:
     """Accuracy beside a log loss, and the textbook arm: Holm-adjusted, never deciding."""
     metric = evidence.job.spec.objective.metric
     contrasts = []
-    if evidence.job.spec.task == "classification" and metric != "accuracy":
+    if metric != "accuracy" and "accuracy" in METRICS_OF[evidence.job.spec.task]:
         contrasts.append(("accuracy", PRIMARY, "accuracy"))
     if "textbook" in evidence.trainings:
         contrasts.append(("textbook", "textbook", metric))

@@ -18,7 +18,7 @@ def candidate_of(trial: TrialRow) -> Candidate:
         trial=trial.id,
         configuration=Configuration(
             params=trial.params.model_dump(),
-            rates={site: dropout.rate for site, dropout in trial.sites.items()},
+            sites=trial.sites,
         ),
         value=trial.value,
         completed=trial.state == "completed",
@@ -30,38 +30,36 @@ def params_of(configuration: Configuration) -> TrialParams:
     return TrialParams.model_validate(configuration.params)
 
 
-def sites_of(configuration: Configuration, space: Space) -> dict[str, Dropout]:
-    """The dropout of each site that is on, with the kind that is used there."""
-    kinds: dict[str, Kind] = {site.site: site.kinds[0] for site in space.sites}
-    kinds |= {site: group.kind for group in space.groups for site in group.sites}
+def textbook_sites(space: Space) -> dict[str, Dropout]:
+    """0.2 at every recommended site, of the first kind that it allows."""
     return {
-        site: Dropout(kind=kinds[site], rate=rate)
-        for site, rate in configuration.rates.items()
-        if rate > 0
+        site.site: Dropout(kind=site.kinds[0], rate=TEXTBOOK_RATE)
+        for site in space.sites
+        if site.recommended
     }
-
-
-def textbook_rates(space: Space) -> dict[str, float]:
-    """0.2 at every recommended site."""
-    return {site.site: TEXTBOOK_RATE for site in space.sites if site.recommended}
 
 
 def site_kinds(space: Space, search: Search) -> dict[str, tuple[Kind, ...]]:
     """Site to the kinds that any trial of the job may use: the columns of its packs.
 
-    These are the searched sites, the recommended ones (for `textbook`), and those of the
-    placements that the user starts from.
+    These are the searched sites, the recommended ones (for `textbook`), those of the placements
+    that the user starts from, and the model's own dropout, which is off unless it is asked for.
     """
     named = {site for placement in search.start_from for site in placement}
     kinds: dict[str, tuple[Kind, ...]] = {
         site.site: (site.kinds[0],)
         for site in space.sites
-        if site.recommended or site.site in named
+        if site.recommended or site.existing_rate is not None or site.site in named
     }
-    searched = {site: (group.kind,) for group in space.groups for site in group.sites}
-    return {**kinds, **searched}
+    for group in space.groups:
+        for site in group.sites:
+            kinds[site] = tuple(dict.fromkeys((*kinds.get(site, ()), *group.kinds)))
+    return kinds
 
 
-def rates_by_group(space: Space, rates: Mapping[str, float]) -> dict[str, float]:
-    """True rate of each group, from the rate of its first site."""
-    return {group.group: rates.get(group.sites[0], 0.0) for group in space.groups}
+def rates_by_group(space: Space, sites: Mapping[str, Dropout]) -> dict[str, float]:
+    """True rate of each group: the highest of its sites, which a profile reaches at its end."""
+    return {
+        group.group: max((sites[site].rate for site in group.sites if site in sites), default=0.0)
+        for group in space.groups
+    }

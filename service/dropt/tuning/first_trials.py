@@ -1,15 +1,14 @@
 """The trials that each arm begins with, before a sampler proposes any."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from math import sqrt
-from statistics import fmean
 from typing import Final
 
 from dropt.spec.job import Search
 from dropt.spec.protocol import TrialParams
 from dropt.spec.space import Dropout, Group, Range, Space
-from dropt.tuning.points import Point, code_of, is_with_dropout, place, rate_of
-from dropt.tuning.space import DIGITS
+from dropt.tuning.points import Point, code_of, group_rate, is_with_dropout, place, rate_of
 
 USUAL_RATE: Final = 0.2  # what a practitioner tries first
 
@@ -20,14 +19,14 @@ def first_trials(space: Space, search: Search, arm: str, *, target: int) -> tupl
     With dropout: the placements of the user, 0.2 everywhere, the start of each group, each group
     alone. Without: the defaults.
     """
-    params = default_params(space)
     if not is_with_dropout(arm):
-        return (place(space, params, {}),)[:target]
-    distinct: list[Point] = []
-    for point in _with_dropout(space, search, params):
-        if point not in distinct:
-            distinct.append(point)
-    return tuple(distinct[:target])
+        return (place(space, default_params(space), {}),)[:target]
+    return _distinct(chain(_opening(space, search), _starts(space)))[:target]
+
+
+def opening_trials(space: Space, search: Search) -> tuple[Point, ...]:
+    """The first trials with dropout that need no screening: placements of the user, and 0.2."""
+    return _distinct(_opening(space, search))
 
 
 def default_params(space: Space) -> TrialParams:
@@ -48,20 +47,24 @@ def point_of(space: Space, params: TrialParams, placement: Mapping[str, float]) 
     """
     kinds = {site.site: site.kinds[0] for site in space.sites}
     kinds |= {site: group.kind for group in space.groups for site in group.sites}
-    rates = {
-        group.group: round(fmean(placement.get(site, 0.0) for site in group.sites), DIGITS)
-        for group in space.groups
-    }
     sites = {
-        site: Dropout(kind=kinds[site], rate=rate) for site, rate in placement.items() if rate > 0
+        site: Dropout(kind=kinds[site], rate=rate, schedule=space.schedules[0])
+        for site, rate in placement.items()
+        if rate > 0
     }
+    rates = {group.group: group_rate(group, sites) for group in space.groups}
     return Point(params=params, rates=rates, sites=sites)
 
 
-def _with_dropout(space: Space, search: Search, params: TrialParams) -> Iterator[Point]:
+def _opening(space: Space, search: Search) -> Iterator[Point]:
+    params = default_params(space)
     for placement in search.start_from:
         yield point_of(space, params, placement)
     yield place(space, params, {group.group: usual_rate(group) for group in space.groups})
+
+
+def _starts(space: Space) -> Iterator[Point]:
+    params = default_params(space)
     yield place(space, params, {group.group: group.start for group in space.groups})
     for alone in space.groups:
         rates = {
@@ -69,6 +72,15 @@ def _with_dropout(space: Space, search: Search, params: TrialParams) -> Iterator
             for group in space.groups
         }
         yield place(space, params, rates)
+
+
+def _distinct(points: Iterable[Point]) -> tuple[Point, ...]:
+    """Each point once, in the order given."""
+    distinct: list[Point] = []
+    for point in points:
+        if point not in distinct:
+            distinct.append(point)
+    return tuple(distinct)
 
 
 def _middle(of: Range | float) -> float:

@@ -29,6 +29,7 @@ SCALES: dict["Metric", Scale] = {
     "accuracy": Scale("accuracy", 100.0, " %", " points", 2),
     "nll": Scale("log loss, lower is better", -1.0),
     "mse": Scale("mean squared error, lower is better", -1.0),
+    "perplexity": Scale("perplexity, lower is better", -1.0),
 }
 MOST_DECIMALS = 6  # beyond it a number is told in scientific notation
 NOT_TESTED: dict["Reason", str] = {

@@ -2,14 +2,17 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dropt.spec.job import Arm
-from dropt.storage import arms, jobs, trials
+from dropt.storage import arms, events, jobs, trials
 from dropt.storage.arms import ArmRow
 from dropt.storage.jobs import JobRow
+from dropt.storage.session import Session
 from dropt.storage.trials import NewTrial
 from dropt.tuning.sampling import Proposal
+from dropt.tuning.screened import ScreenedMemory, screened_numbers
+from dropt.tuning.screening_reading import screening_read
 from dropt.tuning.seeds import search_index, trial_seed
 from dropt.tuning.service import Service
 
@@ -57,7 +60,11 @@ def _numbers_to_issue(
     issued = {row.arm: row.issued for row in rows if row.searched}
     found: dict[str, list[int]] = {}
     for _ in range(wanted - n_waiting):
-        free = [row for row in rows if _has_room(row, issued, n_open)]
+        free = [
+            row
+            for row in rows
+            if _has_room(row, issued, n_open) and _is_ready(service, job, row.arm, issued[row.arm])
+        ]
         if not free:
             break
         arm = min(free, key=lambda row: issued[row.arm]).arm
@@ -69,6 +76,11 @@ def _numbers_to_issue(
 
 def _has_room(row: ArmRow, issued: dict[str, int], n_open: Counter[str]) -> bool:
     return row.searched and issued[row.arm] < row.target and n_open[row.arm] < MAX_OPEN
+
+
+def _is_ready(service: Service, job: JobRow, arm: str, number: int) -> bool:
+    """Whether a trial can be configured now; one that needs what a screening finds waits."""
+    return service.memory(job, arm).is_ready(number)
 
 
 def _store(service: Service, job: JobRow, proposals: dict[str, list[Proposal]]) -> bool:
@@ -87,14 +99,33 @@ def _store(service: Service, job: JobRow, proposals: dict[str, list[Proposal]]) 
                 return False
         new = [_new_trial(job, arm, one) for arm, asked in proposals.items() for one in asked]
         trials.insert_many(session, new, project=job.project)
+        for arm, asked in proposals.items():
+            _record_screening(session, service, job, arm, asked)
         logger.debug("arm.issued", extra={"job": job.id, "trials": len(new)})
     for arm in proposals:
         logger.debug("study.asked", extra={"job": job.id, "arm": arm})
     return True
 
 
+def _record_screening(
+    session: Session, service: Service, job: JobRow, arm: str, asked: Sequence[Proposal]
+) -> None:
+    """Tell what a screening has found, with the first trial that makes use of it."""
+    assert job.space is not None  # a job that searches has one
+    after = screened_numbers(job.space, job.spec.search, arm).stop
+    memory = service.memory(job, arm)
+    if not isinstance(memory, ScreenedMemory) or all(one.number != after for one in asked):
+        return
+    found = memory.found
+    assert found is not None  # else no trial after it is ready
+    events.record(
+        session, job.id, "search.screened", project=job.project, arm=arm,
+        **screening_read(job.space, found).model_dump(),
+    )  # fmt: skip
+
+
 def _new_trial(job: JobRow, arm: str, proposal: Proposal) -> NewTrial:
-    index = search_index(arm, proposal.number)
+    index = proposal.seed_index or search_index(arm, proposal.number)
     return NewTrial(
         job_id=job.id,
         arm=arm,

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 
 from dropt.errors import InvalidRequest
+from dropt.spec.inspection import Inspection
 from dropt.spec.job import JobSpec
 from dropt.spec.protocol import DatasetOffer
 from dropt.spec.results import Cost, Failure, JobState, Phase, TrialState
@@ -82,18 +83,20 @@ def _prepare(service: Service, job: JobRow) -> None:
         fail(service, job, row.failure.reason, row.failure.detail)
     elif row.state == "done":
         try:
-            space = _space_of(row, job.spec)
+            assert row.result is not None  # an inspection that is done has one
+            space = space_of(row.result, job.spec)
         except InvalidRequest as error:
             fail(service, job, error.errors[0].code if error.errors else error.code, str(error))
             return
         _lay_out(service, job, row, space)
 
 
-def _space_of(row: InspectionRow, spec: JobSpec) -> Space:
-    assert row.result is not None  # an inspection that is done has one
-    probe = row.result.probe
+def space_of(found: Inspection, spec: JobSpec) -> Space:
+    """The space of a job on an inspected model; raises as `build_space`."""
+    probe = found.probe
     slots = 1 if probe is None or probe.lane == "solo" else probe.slots
-    return build_space(row.result, spec.search).model_copy(update={"slots": slots})
+    space = build_space(found, spec.search, epochs=spec.training.epochs, trials=spec.budget.trials)
+    return space.model_copy(update={"slots": slots})
 
 
 def _lay_out(service: Service, job: JobRow, row: InspectionRow, space: Space) -> None:

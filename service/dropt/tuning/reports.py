@@ -5,14 +5,12 @@ same answer. Only the fence (`leases.hold`) decides whether a worker may still w
 """
 
 import logging
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
 
 from dropt.errors import FieldError, InvalidRequest, LeaseLost, SequenceMismatch
 from dropt.spec.ids import TrialId
-from dropt.spec.protocol import Finished, Measurement, Report, ReportAnswer
+from dropt.spec.protocol import Finished, Report, ReportAnswer
 from dropt.spec.results import TrialState
 from dropt.storage import (
     arms,
@@ -31,10 +29,10 @@ from dropt.storage.losses import MAX_FAILURES
 from dropt.storage.session import Session
 from dropt.storage.trials import TrialRow
 from dropt.tuning.issuing import ensure_waiting
-from dropt.tuning.pruning import Decision, RungScore, judge
+from dropt.tuning.rungs import decide_rung, objective_value, rung_values
 from dropt.tuning.score_files import read_scores
 from dropt.tuning.service import Service
-from dropt.tuning.work import assignment, job_rungs
+from dropt.tuning.work import assignment
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +108,6 @@ def end_of(finished: Finished, trial: TrialRow, job: JobRow) -> End:
     return End("completed" if finished.outcome == "completed" else "pruned", value=value)
 
 
-def objective_value(values: Any, job: JobRow) -> float | None:
-    """The objective among values of a split; None when it is missing or not finite."""
-    value = values.get(job.spec.objective.metric)
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _is_repetition(lease: LeaseRow, report: Report, body_sha256: str) -> bool:
     return report.sequence == lease.sequence and body_sha256 == lease.body_sha256
 
@@ -173,7 +165,7 @@ def _take_trials(
     for one in report.finished:
         _check_scores(service, one, project=project)
     try:
-        _foretell(service, job, ends, rows)
+        _foretell(service, job, report, ends, rows)
         if job.phase == "search" and job.state == "running" and not report.done:
             ending = Counter(rows[id].arm for id, end in ends.items() if not end.is_retry)
             ensure_waiting(service, job, report.free_slots, ending=ending)
@@ -200,13 +192,21 @@ def _check_scores(service: Service, one: Finished, *, project: str) -> None:
 
 
 def _foretell(
-    service: Service, job: JobRow, ends: dict[TrialId, End], rows: dict[TrialId, TrialRow]
+    service: Service,
+    job: JobRow,
+    report: Report,
+    ends: dict[TrialId, End],
+    rows: dict[TrialId, TrialRow],
 ) -> None:
-    """Tell the samplers before they are asked again; the same ends are stored right after."""
+    """Tell the samplers before they are asked again; the same is stored right after."""
+    measured = rung_values(job, report)
     searched = [rows[id] for id, end in ends.items() if not end.is_retry]
     for known in service.known(job, [row for row in searched if row.phase == "search"]):
         end = ends[known.trial]
-        ended = replace(known, state=end.state, value=end.value, diverged=end.reason == "diverged")
+        ended = replace(
+            known, state=end.state, value=end.value, diverged=end.reason == "diverged",
+            rungs={**measured.get(known.trial, {}), **known.rungs},
+        )  # fmt: skip
         service.memory(job, rows[known.trial].arm).tell(ended)
 
 
@@ -226,7 +226,7 @@ def _store(
         _hold(session, current, report, project=project)
         measurements.add_many(session, report.measurements, project=project)
         for measured in report.measurements:
-            _decide_rung(session, job, measured)
+            decide_rung(session, job, measured)
         for finished in report.finished:
             _store_end(session, job, finished, ends[TrialId(finished.trial)])
         if report.done:
@@ -246,35 +246,6 @@ def _pairs(report: Report) -> set[tuple[TrialId, int]]:
     measured = {(TrialId(one.trial), one.attempt) for one in report.measurements}
     saved = {(TrialId(one.trial), one.attempt) for one in report.checkpoints}
     return measured | saved | {(TrialId(one.trial), one.attempt) for one in report.finished}
-
-
-def _decide_rung(session: Session, job: JobRow, measured: Measurement) -> None:
-    """Compare a trial with those that were at this rung before it, once."""
-    rungs = job_rungs(job)
-    value = objective_value(measured.metrics, job)
-    if measured.epoch not in rungs or value is None:
-        return
-    row = trials.get(session, measured.trial, project=job.project)
-    if row.phase != "search":
-        return
-    scores = measurements.rung_scores(
-        session, job.id, row.arm, measured.epoch, project=job.project
-    )
-    decision = judge(
-        job.spec.search.pruner,
-        rung=measured.epoch,
-        rungs=rungs,
-        number=row.number,
-        value=value,
-        rivals=[RungScore(number, of_rival) for number, of_rival in scores],
-        direction=job.spec.objective.direction,
-    )
-    is_new = measurements.add_rung(
-        session, row.id, measured.epoch, project=job.project, job_id=job.id, arm=row.arm,
-        value=value, decision=decision.value,
-    )  # fmt: skip
-    if is_new and decision is Decision.STOP:
-        trials.request_stop(session, [row.id], project=job.project)
 
 
 def _store_end(session: Session, job: JobRow, finished: Finished, end: End) -> None:

@@ -8,12 +8,17 @@ proposals, because each is drawn with a seed of its own.
 import hashlib
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Final, TypeGuard
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
@@ -23,10 +28,20 @@ from dropt.spec.job import Direction, Search
 from dropt.spec.protocol import TrialParams
 from dropt.spec.results import FINAL_TRIAL_STATES
 from dropt.spec.results import TrialState as OurState
-from dropt.spec.space import Range, Space
+from dropt.spec.space import Dropout, Range, Space
 from dropt.storage.trials import TrialRow
 from dropt.tuning.first_trials import first_trials
-from dropt.tuning.points import RATE_PREFIX, Point, decode, encode, is_with_dropout, n_rates
+from dropt.tuning.points import (
+    KIND_PREFIX,
+    RATE_PREFIX,
+    SCHEDULE,
+    Codes,
+    Point,
+    decode,
+    encode,
+    is_with_dropout,
+    n_rates,
+)
 
 MAX_ASKS: Final = 10  # proposals without any dropout before one group is switched on
 
@@ -44,6 +59,7 @@ class Known:
     value: float | None = None
     diverged: bool = False
     optuna_id: int | None = None  # in the stored study
+    sites: Mapping[str, Dropout] = field(default_factory=dict)  # those with a rate above 0
 
     @classmethod
     def of(cls, row: TrialRow, rungs: Mapping[int, float | None] | None = None) -> "Known":
@@ -52,7 +68,7 @@ class Known:
         return cls(
             trial=row.id, number=row.number, state=row.state, params=row.params, rates=row.rates,
             rungs=finite, value=row.value, diverged=row.reason == "diverged",
-            optuna_id=row.optuna_id,
+            optuna_id=row.optuna_id, sites=row.sites,
         )  # fmt: skip
 
     @property
@@ -62,10 +78,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The configuration of the trial with this number."""
+    """The configuration of the trial with this number.
+
+    `seed_index` names the seed that it shares with others; None: it has one of its own.
+    """
 
     number: int
     point: Point
+    seed_index: str | None = None
 
 
 class ArmMemory:
@@ -84,10 +104,12 @@ class ArmMemory:
         direction: Direction,
         target: int,
         known: Iterable[Known] = (),
+        begin: int = 0,
     ) -> None:
+        """A sampler whose first trial has the number `begin`, those known told to it."""
         hand_over_logs()
         self._space, self._arm, self._search = space, arm, search
-        self._first = first_trials(space, search, arm, target=target)
+        self._begin, self._first = begin, first_trials(space, search, arm, target=target)
         self._distributions = _distributions(space, arm)
         self._storage = InMemoryStorage()
         self._study = optuna.create_study(storage=self._storage, direction=direction)
@@ -95,6 +117,10 @@ class ArmMemory:
         self._held: dict[int, _Held] = {}
         self._lock = threading.Lock()
         self.tell(*sorted(known, key=lambda trial: trial.number))
+
+    def is_ready(self, number: int) -> bool:
+        """Whether the trial with this number can be asked for now: it always can."""
+        return True
 
     def ask(self, number: int) -> Proposal:
         """The configuration for the trial with this number; it counts as running from now on.
@@ -125,7 +151,7 @@ class ArmMemory:
                 self._held[trial.number] = replace(held, proposal=None)
 
     def _known_as(self, trial: Known) -> "_Held":
-        codes = encode(self._space, self._arm, trial.params, trial.rates)
+        codes = encode(self._space, self._arm, trial.params, trial.sites)
         held = self._held.get(trial.number)
         if held is not None and held.codes == codes:
             return held
@@ -134,12 +160,12 @@ class ArmMemory:
         return _Held(self._add(codes), codes, proposal=None)
 
     def _hold(self, number: int, point: Point) -> "_Held":
-        codes = encode(self._space, self._arm, point.params, point.rates)
+        codes = encode(self._space, self._arm, point.params, point.sites)
         held = _Held(self._add(codes), codes, Proposal(number, point))
         self._held[number] = held
         return held
 
-    def _add(self, codes: Mapping[str, float]) -> int:
+    def _add(self, codes: Codes) -> int:
         trial = create_trial(
             state=TrialState.RUNNING, params=dict(codes), distributions=self._distributions
         )
@@ -157,8 +183,8 @@ class ArmMemory:
             self._storage.set_trial_state_values(optuna_id, TrialState.FAIL)
 
     def _point(self, number: int) -> Point:
-        if number < len(self._first):
-            return self._first[number]
+        if number - self._begin < len(self._first):
+            return self._first[number - self._begin]
         self._study.sampler = self._sampler(number)
         for _ in range(MAX_ASKS):
             codes = self._draw()
@@ -168,7 +194,7 @@ class ArmMemory:
             codes = _switched_on(codes)
         return decode(self._space, self._arm, codes)
 
-    def _draw(self) -> dict[str, float]:
+    def _draw(self) -> dict[str, float | str]:
         """Codes from the sampler; the trial that carries them is told FAIL and forgotten.
 
         What is held instead has the codes of the rounded configuration, as the tables say it.
@@ -192,7 +218,7 @@ class _Held:
     """A trial in memory; the proposal is kept until the tables have the trial."""
 
     optuna_id: int
-    codes: Mapping[str, float]
+    codes: Codes
     proposal: Proposal | None
     is_open: bool = True
 
@@ -215,18 +241,27 @@ def _distributions(space: Space, arm: str) -> dict[str, BaseDistribution]:
         for name, of in space.also.items()
         if isinstance(of, Range)
     }
-    if is_with_dropout(arm):
-        for group in space.groups:
-            codes = IntDistribution(-group.zero_codes, n_rates(group) - 1)
-            found[RATE_PREFIX + group.group] = codes
+    if not is_with_dropout(arm):
+        return found
+    for group in space.groups:
+        codes = IntDistribution(-group.zero_codes, n_rates(group) - 1)
+        found[RATE_PREFIX + group.group] = codes
+        if len(group.kinds) > 1:
+            found[KIND_PREFIX + group.group] = CategoricalDistribution(group.kinds)
+    if len(space.schedules) > 1:
+        found[SCHEDULE] = CategoricalDistribution([one.label for one in space.schedules])
     return found
 
 
-def _is_on(codes: Mapping[str, float]) -> bool:
-    return any(code >= 0 for name, code in codes.items() if name.startswith(RATE_PREFIX))
+def _is_on(codes: Codes) -> bool:
+    return any(code >= 0 for code in _rate_codes(codes).values())
 
 
-def _switched_on(codes: Mapping[str, float]) -> dict[str, float]:
+def _switched_on(codes: Codes) -> dict[str, float | str]:
     """The codes with the group that is nearest to its lowest rate put there."""
-    rates = [name for name in codes if name.startswith(RATE_PREFIX)]
-    return {**codes, max(rates, key=lambda name: codes[name]): 0}
+    rates = _rate_codes(codes)
+    return {**codes, max(rates, key=lambda name: rates[name]): 0}
+
+
+def _rate_codes(codes: Codes) -> dict[str, float]:
+    return {name: float(code) for name, code in codes.items() if name.startswith(RATE_PREFIX)}

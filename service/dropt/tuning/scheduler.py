@@ -30,6 +30,7 @@ from dropt.storage.jobs import JobRow
 from dropt.storage.leases import LeaseRow
 from dropt.storage.session import Session
 from dropt.storage.workers import WorkerRow
+from dropt.tuning.granting import AnsweredMeanwhile, grant_look, keep_answer
 from dropt.tuning.issuing import MAX_OPEN, SEARCHED, ensure_waiting
 from dropt.tuning.reports import give_back_trials
 from dropt.tuning.service import Idempotency, Service
@@ -161,23 +162,16 @@ def grant(
         raise NotFound(f"Worker {request.worker} is gone; register again")
     if worker.state == "draining":
         return None
-    for job in active:
-        try:
-            lease = _grant_of(service, job, worker, request, idempotency_key)
-        except _AnsweredMeanwhile as first:
-            return _renewed(service, first.lease, project=project)
-        if lease is not None:
-            logger.debug("lease.granted", extra={"lease": lease.id, "job": job.id})
-            return lease
-    return _granted_before(service, idempotency_key, project=project)  # it may have taken all
-
-
-class _AnsweredMeanwhile(Exception):
-    """The same request was sent again, and one of the two has got its lease: it is for both."""
-
-    def __init__(self, lease: Lease) -> None:
-        super().__init__(lease.id)
-        self.lease = lease
+    try:
+        lease = grant_look(service, worker, idempotency_key)
+        for job in active:
+            lease = lease or _grant_of(service, job, worker, request, idempotency_key)
+    except AnsweredMeanwhile as first:
+        return _renewed(service, first.lease, project=project)
+    if lease is None:  # the same request may have taken all
+        return _granted_before(service, idempotency_key, project=project)
+    logger.debug("lease.granted", extra={"lease": lease.id, "job": lease.job})
+    return lease
 
 
 def _locked(session: Session, lease_id: str, *, project: str) -> LeaseRow:
@@ -214,13 +208,7 @@ def _grant_of(
 ) -> Lease | None:
     """A lease on work of this job, if it has any that this worker can do."""
     content = _content_of(service, job)
-    offers = can_do(
-        worker.registration,
-        model=job.spec.model.name,
-        dataset=job.spec.dataset.name,
-        sha256=job.spec.dataset_sha256,
-        content=content,
-    )
+    offers = can_do(worker.registration, job.spec, content=content)
     if job.state != "running" or not offers:
         return None
     if job.phase == "preparing":
@@ -306,7 +294,9 @@ def _end_lost(service: Service, job: JobRow) -> None:
 
 
 def _phases(job: JobRow) -> tuple[Step, ...]:
-    return ("search",) if job.phase == "search" else ("shortlist", "compare")
+    if job.phase == "search":
+        return ("search",)
+    return ("shortlist", "simplify", "compare", "ablate")
 
 
 def _claim(
@@ -363,16 +353,7 @@ def _granted(
             session, job.id, "trial.started", project=job.project, trial=one.id,
             attempt=one.attempt, lease=lease.id,
         )  # fmt: skip
-    if key is not None:
-        first = idempotency.reserve(
-            session, key.path, key.key, key.body_sha256, project=job.project
-        )
-        if first is not None:
-            raise _AnsweredMeanwhile(Lease.model_validate(first.answer))
-        idempotency.store(
-            session, key.path, key.key, key.body_sha256, 200, {},
-            lease.model_dump(mode="json", by_alias=True), project=job.project,
-        )  # fmt: skip
+    keep_answer(session, lease, key, project=job.project)
     return lease
 
 

@@ -10,6 +10,9 @@ from dropt.storage.files import ArtifactStore
 from dropt.storage.jobs import JobRow
 from dropt.tuning.pruning import rung_epochs
 from dropt.tuning.sampling import ArmMemory, Known
+from dropt.tuning.screened import ScreenedMemory, Stages, screening_rung
+
+Memory = ArmMemory | ScreenedMemory
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Service:
     lease_s: float = 30.0
     heartbeat_s: float = 10.0
     wake: threading.Event = field(default_factory=threading.Event, init=False)
-    _memories: dict[tuple[JobId, str], ArmMemory] = field(default_factory=dict, init=False)
+    _memories: dict[tuple[JobId, str], Memory] = field(default_factory=dict, init=False)
     _job_locks: dict[JobId, threading.RLock] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -43,7 +46,7 @@ class Service:
         with self._lock:
             return self._job_locks.setdefault(job_id, threading.RLock())
 
-    def memory(self, job: JobRow, arm: str) -> ArmMemory:
+    def memory(self, job: JobRow, arm: str) -> Memory:
         """The sampler of one arm, built from the tables when it is not in memory."""
         with self.job_lock(job.id):
             key = (job.id, arm)
@@ -73,15 +76,15 @@ class Service:
             for row in rows
         ]
 
-    def _built(self, job: JobRow, arm: str) -> ArmMemory:
+    def _built(self, job: JobRow, arm: str) -> Memory:
         assert job.space is not None  # a job that searches has one
         with self.database.reading() as session:
             rows = trials.list_of(session, job.id, project=job.project, arm=arm, phase="search")
-        return ArmMemory(
-            job.space,
-            arm,
-            job.spec.search,
-            direction=job.spec.objective.direction,
-            target=job.spec.budget.trials,
-            known=self.known(job, rows),
+        space, search, direction = job.space, job.spec.search, job.spec.objective.direction
+        target, known = job.spec.budget.trials, self.known(job, rows)
+        if Stages.of(space, search, arm) is None:
+            return ArmMemory(space, arm, search, direction=direction, target=target, known=known)
+        rung = screening_rung(rung_epochs(search.pruner, job.spec.training.epochs))
+        return ScreenedMemory(
+            space, arm, search, direction=direction, target=target, rung=rung, known=known
         )

@@ -5,30 +5,41 @@ here is scored on validation; the winner of each arm goes to the comparison.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from dropt.spec.job import Direction, Effort
+    from dropt.spec.space import Dropout
 
 ArmName = Literal["without", "with"]
 ARMS: tuple[ArmName, ArmName] = ("without", "with")
-Key = tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]
+Key = tuple[tuple[tuple[str, float], ...], tuple[tuple[str, "Dropout"], ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Configuration:
-    """Nuisance settings and the rate of each site; a site that is not named has rate 0."""
+    """Nuisance settings and the dropout of each site; a site that is not named has none."""
 
     params: Mapping[str, float]
-    rates: Mapping[str, float]
+    sites: Mapping[str, "Dropout"]
 
-    @property
+    @cached_property
     def key(self) -> Key:
         """Equal for equal configurations, however their zeros are written."""
-        on = {site: rate for site, rate in self.rates.items() if rate > 0}
-        return tuple(sorted(self.params.items())), tuple(sorted(on.items()))
+        return tuple(sorted(self.params.items())), tuple(sorted(self.on.items(), key=_by_site))
+
+    @property
+    def on(self) -> dict[str, "Dropout"]:
+        """The sites with a rate above 0."""
+        return {site: dropout for site, dropout in self.sites.items() if dropout.rate > 0}
+
+    def without(self, sites: Collection[str]) -> "Configuration":
+        """The same with no dropout at these sites."""
+        kept = {site: of for site, of in self.sites.items() if site not in sites}
+        return Configuration(self.params, kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +67,28 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """One round of a race: more fresh seeds for all that are left, then the best go on."""
+
+    n_seeds: int
+    n_kept: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShortlistPlan:
-    """Configurations of an arm: the best, those of the exchange, and fresh seeds for each."""
+    """Configurations of an arm, the best and those of the exchange, and the rounds they race."""
 
     n_best: int
     n_exchanged: int
-    n_seeds: int
+    rounds: Mapping[ArmName, tuple[Round, ...]]
+
+    def n_trainings(self, arm: ArmName) -> int:
+        """Trainings of a whole race; a list with fewer configurations needs fewer."""
+        n_left, total = self.n_best + self.n_exchanged, 0
+        for one in self.rounds[arm]:
+            total += n_left * one.n_seeds
+            n_left = min(n_left, one.n_kept)
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +100,16 @@ class Standing:
     n_values: int
 
 
-FLAT: dict["Effort", ShortlistPlan] = {
-    "quick": ShortlistPlan(n_best=3, n_exchanged=2, n_seeds=2),
-    "default": ShortlistPlan(n_best=4, n_exchanged=2, n_seeds=3),
-    "thorough": ShortlistPlan(n_best=4, n_exchanged=2, n_seeds=3),
-}
+# `without` gets more seeds, because its errors are what fakes a benefit of dropout.
+FLAT = ShortlistPlan(3, 2, {"without": (Round(2, 1),), "with": (Round(2, 1),)})
+RACE = ShortlistPlan(
+    4, 2,
+    {
+        "without": (Round(2, 3), Round(2, 2), Round(4, 1)),
+        "with": (Round(1, 3), Round(2, 2), Round(2, 1)),
+    },
+)  # fmt: skip
+PLANS: dict["Effort", ShortlistPlan] = {"quick": FLAT, "default": RACE, "thorough": RACE}
 
 
 def draw_up(
@@ -92,7 +124,7 @@ def draw_up(
     """
     searched = {arm: _searched(arm, trials[arm], direction) for arm in ARMS}
     best = {arm: list(searched[arm].values()) for arm in ARMS}
-    placements = {"without": {}, "with": best["with"][0].configuration.rates}
+    placements = {"without": {}, "with": best["with"][0].configuration.sites}
     entries: dict[ArmName, tuple[Entry, ...]] = {}
     for arm, other in zip(ARMS, reversed(ARMS), strict=True):
         entered = [
@@ -107,7 +139,7 @@ def is_eligible(arm: ArmName, candidate: Candidate) -> bool:
     """Whether a trial may enter: completed, with a finite value, and dropout on in `with`."""
     if not candidate.completed or candidate.value is None or not math.isfinite(candidate.value):
         return False
-    return arm == "without" or any(rate > 0 for rate in candidate.configuration.rates.values())
+    return arm == "without" or bool(candidate.configuration.on)
 
 
 def rank(
@@ -120,7 +152,12 @@ def rank(
     entry without fresh values is left out. Ties keep the order given.
     """
     standings = [_standing(entry, fresh, direction) for entry, fresh in scored if fresh]
-    return tuple(sorted(standings, key=lambda standing: _cost(standing.mean, direction)))
+    return tuple(sorted(standings, key=lambda standing: cost(standing.mean, direction)))
+
+
+def cost(value: float, direction: "Direction") -> float:
+    """A value of the metric, turned so that lower is better."""
+    return -value if direction == "maximize" else value
 
 
 def _searched(
@@ -135,13 +172,13 @@ def _searched(
     if not groups:
         raise ValueError(f"arm {arm!r} has no eligible trial among {len(candidates)}")
     entries = {key: _entry(arm, group, direction) for key, group in groups.items()}
-    return dict(sorted(entries.items(), key=lambda item: _cost(_mean(item[1]), direction)))
+    return dict(sorted(entries.items(), key=lambda item: cost(_mean(item[1]), direction)))
 
 
 def _entry(
     arm: ArmName, group: Sequence[tuple[float, Candidate]], direction: "Direction"
 ) -> Entry:
-    _, best = min(group, key=lambda pair: _cost(pair[0], direction))
+    _, best = min(group, key=lambda pair: cost(pair[0], direction))
     return Entry(arm, best.configuration, tuple(value for value, _ in group), best.trial)
 
 
@@ -170,5 +207,5 @@ def _mean(entry: Entry) -> float:
     return math.fsum(entry.values) / len(entry.values)
 
 
-def _cost(value: float, direction: "Direction") -> float:
-    return -value if direction == "maximize" else value
+def _by_site(item: tuple[str, "Dropout"]) -> str:
+    return item[0]

@@ -1,23 +1,20 @@
 """The search space of a job: which sites are searched, over which rates, in which groups."""
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from math import floor
 from typing import Final, NamedTuple
 
 from dropt.errors import MAX_SHOWN, FieldError, InvalidRequest
 from dropt.spec.inspection import Inspection, Kind, Role, Site
 from dropt.spec.job import Search
-from dropt.spec.space import Group, SiteChoice, Space
+from dropt.spec.space import Profile, Schedule, ScheduleName, SiteChoice, Space
+from dropt.tuning.grouping import Searched, group_sites
+from dropt.tuning.screening import lay_out
 
 NUISANCES: Final = ("lr", "weight_decay", "l1", "l2")
-MAX_GROUPS_BY_SITE: Final = 6  # up to here each site has a rate of its own
 MAX_RATE_BEFORE_BATCH_NORM: Final = 0.2
-ZERO_SHARE: Final = 0.3  # of all codes; with more, useful groups are switched off
-STEPS: Final = (0.05, 0.01, 0.005, 0.001)  # each divides 0.2, so the usual rate is on the grid
-DIGITS: Final = 6  # of a rate after the point: 0.1 + 4 * 0.05 reads 0.3
+SHARES: Final = (0.25, 0.5)  # of the epochs, at which a schedule turns
 
 
 class Prior(NamedTuple):
@@ -46,12 +43,20 @@ PRIORS: Final[dict[Role, Prior]] = {
 }
 
 
-def build_space(inspection: Inspection, search: Search) -> Space:
+def build_space(
+    inspection: Inspection, search: Search, *, epochs: int = 27, trials: int = 64
+) -> Space:
     """The space of a job over the sites that were found.
 
     Without a choice of the user the recommended sites are searched, with one those that it
-    matches; the last choice that matches a site holds. Of `kinds`, the first that the site
-    allows is used. An output layer is never searched: a pattern may cover it beside others.
+    matches; the last choice that matches a site holds. Of `kinds`, those that the site allows
+    are searched. An output layer is never searched: a pattern may cover it beside others.
+
+    Args:
+        inspection: what was found in the model.
+        search: what the user wants.
+        epochs: of a trial; schedules turn at shares of them.
+        trials: of an arm; they decide how many groups can be told apart.
 
     Raises:
         InvalidRequest: a choice matches nothing, an output layer or no allowed kind; sites of a
@@ -63,55 +68,70 @@ def build_space(inspection: Inspection, search: Search) -> Space:
     errors += _placement_errors(inspection, search)
     if not searched and not errors:
         errors.append(_nothing_to_search(inspection))
-    groups = [] if errors else _groups(searched, search, errors)
+    groups = [] if errors else group_sites(searched, search, errors)
     if errors:
         raise InvalidRequest("; ".join(error.message for error in errors), errors=errors)
+    found, screening = lay_out(groups, search, inspection.sites, trials=trials)
     return Space(
         fingerprint=inspection.fingerprint,
         sites=inspection.sites,
         excluded=inspection.excluded,
-        groups=tuple(groups),
+        groups=tuple(found),
+        max_groups=search.max_groups,
+        screening=screening,
+        schedules=tuple(one for name in search.schedules for one in _schedules(name, epochs)),
         also={name: getattr(search.also, name) for name in NUISANCES},
     )
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """A site with what is searched there."""
-
-    site: Site
-    kind: Kind
-    low: float
-    high: float
-    start: float
-    always_on: bool
+def _schedules(name: ScheduleName, epochs: int) -> list[Schedule]:
+    """The curves of this name that are searched."""
+    if name == "constant":
+        return [Schedule()]
+    turn = "from" if name == "late" else "until"
+    return [Schedule.model_validate({"name": name, turn: share * epochs}) for share in SHARES]
 
 
 def _searched_sites(
     inspection: Inspection, search: Search, errors: list[FieldError]
-) -> list[_Searched]:
+) -> list[Searched]:
     """The sites to search in the order of the model; what is wrong goes into `errors`."""
-    if not search.sites:
-        return [_by_default(site) for site in inspection.sites if site.recommended]
-    found: dict[str, _Searched] = {}
+    found = {site.site: _by_default(site) for site in inspection.sites if site.recommended}
+    if search.sites:
+        found = {}
     for index, choice in enumerate(search.sites):
-        matched = [site for site in inspection.sites if fnmatchcase(site.site, choice.match)]
-        if not matched:
-            pointer = f"/search/sites/{index}/match"
-            errors.append(_no_site(inspection, choice.match, pointer))
-        for site in matched:
+        for site in _matched(inspection, choice.match, f"/search/sites/{index}/match", errors):
             wish = _by_choice(site, choice, index)
             if isinstance(wish, FieldError):
                 errors.append(wish)
+            elif wish.high == 0.0:
+                found.pop(site.site, None)
             else:
                 found[site.site] = wish
+    for index, pattern in enumerate(search.exclude):
+        for site in _matched(inspection, pattern, f"/search/exclude/{index}", errors):
+            found.pop(site.site, None)
     return [found[site.site] for site in inspection.sites if site.site in found]
 
 
-def _by_default(site: Site) -> _Searched:
+def _matched(
+    inspection: Inspection, pattern: str, pointer: str, errors: list[FieldError]
+) -> list[Site]:
+    """The sites whose names match; that there is none goes into `errors`."""
+    matched = [site for site in inspection.sites if fnmatchcase(site.site, pattern)]
+    if not matched:
+        errors.append(_no_site(inspection, pattern, pointer))
+    return matched
+
+
+def _by_default(site: Site) -> Searched:
     kind = site.kinds[0]
     low, high, start = _prior(site, kind)
-    return _Searched(site, kind, low, high, start, always_on=False)
+    return Searched(site, (kind,), low, high, start, _profile((kind,)), always_on=False)
+
+
+def _profile(kinds: Sequence[Kind]) -> Profile:
+    return "linear" if kinds[0] == "path" else "constant"
 
 
 def _prior(site: Site, kind: Kind) -> Prior:
@@ -123,22 +143,22 @@ def _cap(site: Site) -> float:
     return MAX_RATE_BEFORE_BATCH_NORM if site.batch_norm == "direct" else 1.0
 
 
-def _by_choice(site: Site, choice: SiteChoice, index: int) -> _Searched | FieldError:
-    kinds = choice.kinds or site.kinds
-    kind = next((kind for kind in kinds if kind in site.kinds), None)
-    if kind is None:
+def _by_choice(site: Site, choice: SiteChoice, index: int) -> Searched | FieldError:
+    wished = choice.kinds or site.kinds[:1]
+    kinds = tuple(dict.fromkeys(kind for kind in wished if kind in site.kinds))
+    if not kinds:
         return FieldError(
             pointer=f"/search/sites/{index}/kinds",
             code="unknown-kind",
-            message=f"'{site.site}' has no dropout of kind {_listed(kinds)}; "
+            message=f"'{site.site}' has no dropout of kind {_listed(wished)}; "
             f"it allows {_listed(site.kinds)}",
-            received=", ".join(kinds),
+            received=", ".join(wished),
             allowed=site.kinds,
         )
-    prior = _prior(site, kind)
-    low, high = choice.rate or (prior.low, prior.high)
+    prior = _prior(site, kinds[0])
+    low, high = _range(choice, prior)
     if low > _cap(site):
-        received = f"[{low:g}, {high:g}]"
+        received = f"{low:g}" if low == high else f"[{low:g}, {high:g}]"
         return FieldError(
             pointer=f"/search/sites/{index}/rate",
             code="out-of-range",
@@ -146,8 +166,17 @@ def _by_choice(site: Site, choice: SiteChoice, index: int) -> _Searched | FieldE
             f"{_cap(site):g}; received {received}",
             received=received,
         )
-    high = min(high, _cap(site))
-    return _Searched(site, kind, low, high, prior.start, choice.always_on)
+    return Searched(
+        site, kinds, low, min(high, _cap(site)), prior.start, choice.profile or _profile(kinds),
+        always_on=choice.always_on or low == high,
+    )  # fmt: skip
+
+
+def _range(choice: SiteChoice, prior: Prior) -> tuple[float, float]:
+    """What a user asks for, both ends alike where a number fixes the rate."""
+    if choice.rate is None:
+        return prior.low, prior.high
+    return choice.rate if isinstance(choice.rate, tuple) else (choice.rate, choice.rate)
 
 
 def _no_site(inspection: Inspection, name: str, pointer: str) -> FieldError:
@@ -221,52 +250,3 @@ def _nothing_to_search(inspection: Inspection) -> FieldError:
         return FieldError(pointer="/search/sites", code="no-site", message=message, allowed=names)
     message = "No place in this model can have dropout: it has no site beside its output layer"
     return FieldError(pointer="/model", code="no-site", message=message)
-
-
-def _groups(searched: list[_Searched], search: Search, errors: list[FieldError]) -> list[Group]:
-    by = search.groups or ("by_site" if len(searched) <= MAX_GROUPS_BY_SITE else "by_role")
-    members: dict[tuple[str, Kind], list[_Searched]] = {}
-    for wish in searched:
-        name = {"by_site": wish.site.site, "by_role": wish.site.role, "all": "all"}[by]
-        members.setdefault((name, wish.kind), []).append(wish)
-    names = [name for name, _ in members]
-    groups = []
-    for (name, kind), wishes in members.items():
-        # A group has one kind: sites of other kinds under the same name are groups beside it.
-        group = _group(name if names.count(name) == 1 else f"{name}.{kind}", kind, wishes)
-        if isinstance(group, FieldError):
-            errors.append(group)
-        else:
-            groups.append(group)
-    return groups
-
-
-def _group(name: str, kind: Kind, wishes: list[_Searched]) -> Group | FieldError:
-    """Sites under one rate: the range that all of them allow, the most careful start."""
-    low, high = max(wish.low for wish in wishes), min(wish.high for wish in wishes)
-    sites = tuple(wish.site.site for wish in wishes)
-    if low > high:
-        message = f"Sites {_listed(sites)} share a rate but no range: one starts at {low:g}, "
-        message += f"another ends at {high:g}"
-        return FieldError(pointer="/search/groups", code="out-of-range", message=message)
-    low = max(round(low, DIGITS), 10**-DIGITS)
-    step = _step(low, high)
-    n_steps = max(floor((high - low) / step + 1e-6), 0)
-    n_zeros = max(1, round(ZERO_SHARE * (n_steps + 1) / (1 - ZERO_SHARE)))
-    always_on = any(wish.always_on for wish in wishes)
-    start = min(wish.start for wish in wishes)
-    start_code = min(max(round((start - low) / step), 0), n_steps)
-    return Group(
-        group=name, sites=sites, kind=kind,
-        low=low, high=round(low + n_steps * step, DIGITS), step=step,
-        zero_codes=0 if always_on else n_zeros,
-        start=round(low + start_code * step, DIGITS), always_on=always_on,
-    )  # fmt: skip
-
-
-def _step(low: float, high: float) -> float:
-    """The largest step of which both ends are multiples, else the smallest."""
-    for step in STEPS:
-        if all(abs(end / step - round(end / step)) < 1e-6 for end in (low, high)):
-            return step
-    return STEPS[-1]

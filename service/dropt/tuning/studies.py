@@ -10,7 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+)
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
@@ -22,7 +26,14 @@ from dropt.spec.results import TrialState as OurState
 from dropt.spec.results import VerdictRead
 from dropt.spec.space import Range, Space
 from dropt.storage.engine import engine_options
-from dropt.tuning.points import RATE_PREFIX, is_with_dropout
+from dropt.tuning.points import (
+    KIND_PREFIX,
+    RATE_PREFIX,
+    SCHEDULE,
+    is_with_dropout,
+    kind_of,
+    schedule_of,
+)
 from dropt.tuning.sampling import Known, hand_over_logs, is_number
 
 logger = logging.getLogger(__name__)
@@ -190,23 +201,38 @@ def _value(row: Known) -> float | None:
     return None
 
 
-def _params(row: Known, space: Space, arm: str) -> dict[str, float]:
-    """What is searched, and always the learning rate: no trial may be without a parameter."""
+def _params(row: Known, space: Space, arm: str) -> dict[str, float | str]:
+    """What is searched, and always the learning rate: no trial may be without a parameter.
+
+    A group that is off has no kind to show.
+    """
     names = [name for name, of in space.also.items() if isinstance(of, Range) or name == "lr"]
-    params = {name: float(getattr(row.params, name)) for name in names}
-    if is_with_dropout(arm):
-        for group in space.groups:
-            params[RATE_PREFIX + group.group] = row.rates.get(group.group, 0.0)
+    params: dict[str, float | str] = {n: float(getattr(row.params, n)) for n in names}
+    if not is_with_dropout(arm):
+        return params
+    for group in space.groups:
+        params[RATE_PREFIX + group.group] = row.rates.get(group.group, 0.0)
+        kind = kind_of(group, row.sites)
+        if len(group.kinds) > 1 and kind in group.kinds:
+            params[KIND_PREFIX + group.group] = kind
+    if len(space.schedules) > 1 and row.sites:
+        params[SCHEDULE] = schedule_of(space, row.sites).label
     return params
 
 
-def _distributions(params: Mapping[str, float], space: Space) -> dict[str, BaseDistribution]:
+def _distributions(params: Mapping[str, float | str], space: Space) -> dict[str, BaseDistribution]:
     """The range of each parameter, widened where a placement of the user lies outside."""
     ranges = {name: of for name, of in space.also.items() if isinstance(of, Range)}
     highest = {RATE_PREFIX + group.group: group.high for group in space.groups}
+    choices: dict[str, tuple[str, ...]] = {
+        KIND_PREFIX + group.group: group.kinds for group in space.groups
+    }
+    choices[SCHEDULE] = tuple(one.label for one in space.schedules)
     found: dict[str, BaseDistribution] = {}
     for name, value in params.items():
-        if of := ranges.get(name):
+        if isinstance(value, str):
+            found[name] = CategoricalDistribution(choices[name])
+        elif of := ranges.get(name):
             low, high = min(of.low, value), max(of.high, value)
             found[name] = FloatDistribution(low, high, log=of.log)
         elif name in highest:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from dropt.spec.job import JobSpec
+from dropt.spec.job import LOSS_OF, JobSpec
 from dropt.spec.protocol import (
     Lease,
     LeasedDataset,
@@ -20,6 +20,8 @@ from dropt.storage.trials import TrialRow
 from dropt.tuning.configurations import site_kinds
 from dropt.tuning.pruning import rung_epochs
 
+TESTED: tuple[Step, ...] = ("compare", "ablate")
+
 
 def inspection_key(spec: JobSpec) -> str:
     """Digest of what an inspection depends on: the same key needs no second look."""
@@ -31,39 +33,36 @@ def inspection_key(spec: JobSpec) -> str:
 
 def inspection_request(job: JobRow, *, uploaded: bool) -> dict[str, object]:
     """What is stored of an inspection to be made: the lease that a worker will get of it."""
-    return {
-        "job": job.id,
-        "key": inspection_key(job.spec),
-        "model": LeasedModel(name=job.spec.model.name, args=job.spec.model.args).model_dump(),
-        "dataset": leased_dataset(job, uploaded=uploaded).model_dump(),
-        "training": job.spec.training.model_dump(),
-        "objective": job.spec.objective.model_dump(),
-    }
+    return {**_look(job.spec, uploaded=uploaded), "job": job.id}
 
 
-def can_do(
-    registration: Registration, model: str, dataset: str, sha256: str, content: object
-) -> bool:
-    """Whether a worker offers this model and has, or can fetch, this data set."""
-    has_model = any(offer.name == model for offer in registration.models)
+def look_request(spec: JobSpec, *, uploaded: bool) -> dict[str, object]:
+    """The same for a look that no job asked for, with what tells who can do it."""
+    asked = {"job": "", "spec": spec.model_dump(mode="json", by_alias=True)}
+    return {**_look(spec, uploaded=uploaded), **asked}
+
+
+def can_do(registration: Registration, spec: JobSpec, *, content: object) -> bool:
+    """Whether a worker offers model and loss of a job and has, or can fetch, its data set."""
+    dataset, sha256, loss = spec.dataset.name, spec.dataset_sha256, spec.training.loss
+    has_model = any(offer.name == spec.model.name for offer in registration.models)
+    has_loss = loss in LOSS_OF.values() or any(o.name == loss for o in registration.losses)
     has_data = any(
         offer.name == dataset and offer.sha256 == sha256 for offer in registration.datasets
     )
-    return has_model and (
-        has_data or (content is not None and "npz" in registration.dataset_formats)
-    )
+    can_fetch = content is not None and "npz" in registration.dataset_formats
+    return has_model and has_loss and (has_data or can_fetch)
+
+
+def leased_model(job: JobRow) -> LeasedModel:
+    """The model of a job, with the fingerprint that it was inspected with."""
+    fingerprint = None if job.space is None else job.space.fingerprint
+    return LeasedModel(name=job.spec.model.name, args=job.spec.model.args, fingerprint=fingerprint)
 
 
 def leased_dataset(job: JobRow, *, uploaded: bool) -> LeasedDataset:
     """The data set of a job as a worker finds it: its own, or behind `content`."""
-    name = job.spec.dataset.name
-    return LeasedDataset(
-        name=name,
-        sha256=job.spec.dataset_sha256,
-        content=f"/v1/datasets/{name}/content" if uploaded else None,
-        task=job.spec.task,
-        split=job.spec.dataset.split,
-    )
+    return _dataset(job.spec, uploaded=uploaded)
 
 
 def inspect_lease(lease: LeaseRow, row: InspectionRow) -> Lease:
@@ -77,7 +76,7 @@ def inspect_lease(lease: LeaseRow, row: InspectionRow) -> Lease:
 def train_lease(
     lease: LeaseRow, job: JobRow, step: Step, rows: list[TrialRow], *, uploaded: bool
 ) -> Lease:
-    """A lease to train a pack; only the comparison may read the test split."""
+    """A lease to train a pack; only the comparison and what follows read the test split."""
     assert job.space is not None  # trials exist once there is a space
     splits: tuple[SplitName, ...] = ("train", "validation")
     return Lease(
@@ -87,17 +86,15 @@ def train_lease(
         job=job.id,
         phase="search" if step == "search" else "evidence",
         step=step,
-        model=LeasedModel(
-            name=job.spec.model.name, args=job.spec.model.args, fingerprint=job.space.fingerprint
-        ),
+        model=leased_model(job),
         dataset=leased_dataset(job, uploaded=uploaded),
         training=job.spec.training,
         objective=job.spec.objective,
         slots=lease.slots,
         columns=site_kinds(job.space, job.spec.search),
         rungs=job_rungs(job) if step == "search" else (),
-        score=(*splits, "test") if step == "compare" else splits,
-        per_example=step == "compare",
+        score=(*splits, "test") if step in TESTED else splits,
+        per_example=step in TESTED,
         trials=tuple(assignment(row) for row in rows),
     )
 
@@ -118,4 +115,25 @@ def assignment(row: TrialRow) -> TrialAssignment:
         epochs=row.epochs,
         params=row.params,
         sites=row.sites,
+    )
+
+
+def _look(spec: JobSpec, *, uploaded: bool) -> dict[str, object]:
+    return {
+        "key": inspection_key(spec),
+        "model": LeasedModel(name=spec.model.name, args=spec.model.args).model_dump(),
+        "dataset": _dataset(spec, uploaded=uploaded).model_dump(),
+        "training": spec.training.model_dump(),
+        "objective": spec.objective.model_dump(),
+    }
+
+
+def _dataset(spec: JobSpec, *, uploaded: bool) -> LeasedDataset:
+    name = spec.dataset.name
+    return LeasedDataset(
+        name=name,
+        sha256=spec.dataset_sha256,
+        content=f"/v1/datasets/{name}/content" if uploaded else None,
+        task=spec.task,
+        split=spec.dataset.split,
     )

@@ -8,6 +8,7 @@ from tests import factories
 from tests.service.api.probes import SMALL, assert_problem
 
 from dropt.spec.results import ArmRead, BestRead, EventRead, Page, TrialRead, VerdictRead
+from dropt.spec.space import Placement
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +122,26 @@ def test_foreign_page_token_is_refused(
 ) -> None:
     response = shared.get(f"{path}/{part}", params={"page_token": token})
     assert_problem(response, 400, "bad-page-token")
+
+
+def test_configuration_is_a_placement_or_lines_of_pytorch(shared: TestClient, path: str) -> None:
+    best = BestRead.model_validate(shared.get(f"{path}/best").json())
+    answer = shared.get(f"{path}/best/config?arm=with")
+    found = Placement.model_validate(answer.json())
+    assert answer.json()["schema"] == "dropt-placement/1"
+    with_dropout = next(one for one in (best.recommended, *best.alternatives) if one.arm == "with")
+    assert {name: each.rate for name, each in found.sites.items()} == {
+        one.site: one.rate for one in with_dropout.sites if one.rate > 0
+    }
+    tag = {"If-None-Match": answer.headers["ETag"]}
+    assert shared.get(f"{path}/best/config?arm=with", headers=tag).status_code == 304
+    text = shared.get(f"{path}/best/config?format=python&arm=with")
+    assert text.headers["content-type"].startswith("text/x-python")
+    assert all(name.rpartition(":")[0] in text.text for name in found.sites)
+    assert "dropt" not in text.text.replace("dropout", "")
+
+
+def test_configuration_that_does_not_exist_is_refused(shared: TestClient, path: str) -> None:
+    assert_problem(shared.get(f"{path}/best/config?arm=wiht"), 422, "validation")
+    assert_problem(shared.get(f"{path}/best/config?format=yaml"), 422, "validation")
+    assert_problem(shared.get("/v1/jobs/job_1/best/config"), 404, "not-found")

@@ -1,4 +1,5 @@
 import io
+import json
 import struct
 import zipfile
 from pathlib import Path
@@ -89,6 +90,31 @@ def test_task_follows_from_the_targets(
 def test_task_can_be_said() -> None:
     assert read(npz(x=X, y=Y), task="regression").y.dtype == np.float32
     assert len(read(npz(x=X, y=np.arange(30.0)), task="classification").class_names) == 30
+
+
+def test_next_tokens_are_ids_in_inputs_and_targets() -> None:
+    ids = np.arange(30 * 5).reshape(30, 5) % 7
+    data = read(npz(x=ids[:, :-1], y=ids[:, 1:].astype(np.int32)), task="next_token")
+    assert (data.task, data.class_names) == ("next_token", tuple("0123456"))
+    assert {data.x.dtype, data.y.dtype} == {np.dtype(np.int64)}
+    np.testing.assert_array_equal(data.y, ids[:, 1:])
+    names = json.dumps({"task": "next_token", "class_names": list("abcdefghij")})
+    assert read(npz(x=ids, y=ids, meta=names)).class_names == tuple("abcdefghij")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X, X, "give int64 token ids"),
+        (np.ones((30, 2), np.int64), np.ones((30, 3), np.int64), "give int64 token ids"),
+        (np.ones((30, 2), np.int64), -np.ones((30, 2), np.int64), "below 0"),
+        (np.ones((30, 2), np.int64), np.full((30, 2), 10_000), "largest token id is 10,000"),
+        (np.ones((30, 2), np.int64), np.zeros((30, 2), np.float32), "give int64 token ids"),
+    ],
+)
+def test_next_tokens_that_are_no_ids_are_told_with_a_remedy(x: Any, y: Any, message: str) -> None:
+    with pytest.raises(DatasetUnreadable, match=message):
+        read(npz(x=x, y=y), task="next_token")
 
 
 def test_regression_may_have_several_targets() -> None:

@@ -11,12 +11,13 @@ from starlette.testclient import TestClient
 from dropt.api import examples
 from dropt.api.openapi import TAGS
 from dropt.spec.job import JobCreate
+from dropt.spec.preview import LookAt
 from dropt.spec.protocol import Heartbeat, LeaseRequest, Registration, Report
 from dropt.spec.record import Record
 
 VERBS = {
     "get", "list", "create", "cancel", "upload", "register", "retire", "request", "send", "give",
-    "put", "find",
+    "put", "find", "inspect", "preview",
 }  # fmt: skip
 
 
@@ -91,6 +92,7 @@ def test_every_route_is_documented(shared: TestClient, document: dict[str, Any])
     [
         (JobCreate, examples.JOB),
         (JobCreate, examples.ADVANCED_JOB),
+        (LookAt, examples.LOOK),
         (Registration, examples.REGISTRATION),
         (Heartbeat, examples.HEARTBEAT),
         (LeaseRequest, examples.LEASE_REQUEST),

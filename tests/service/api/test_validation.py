@@ -91,6 +91,14 @@ WRONG_VALUES = [
         "out-of-range",
         "Must be at least 0 and below 1.",
     ),
+    ({"search": {"groups": ["a"]}}, "/search/groups/0", "wrong-type", "Must be a list."),
+    ({"search": {"groups": []}}, "/search/groups", "out-of-range", "Must be not empty."),
+    (
+        {"search": {"groups": "by_sit"}},
+        "/search/groups",
+        "unknown-value",
+        "Must be by_site, by_stage, by_role, by_depth, all or a list. Did you mean 'by_site'?",
+    ),
     (
         {"search": {"also": {"lr": {"low": 1, "high": 0}}}},
         "/search/also/lr",
@@ -119,7 +127,7 @@ WRONG_VALUES = [
         {"objective": {"metric": "acuracy"}},
         "/objective/metric",
         "unknown-metric",
-        "Must be nll, accuracy or mse. Did you mean 'accuracy'?",
+        "Must be nll, accuracy, mse or perplexity. Did you mean 'accuracy'?",
     ),
     (
         {"labels": {"a/b~c": 1}},
@@ -159,7 +167,7 @@ def test_keys_of_objects_are_checked_against_what_they_may_be() -> None:
     finished["values"] = {"validation": {"accurcy": 1.0}}
     (field,) = refusals(Report, {"worker": "w", "sequence": 1, "finished": [finished]})
     assert field.pointer == "/finished/0/values/validation/accurcy"
-    assert field.allowed == ("loss", "nll", "accuracy", "mse")
+    assert field.allowed == ("loss", "nll", "accuracy", "mse", "perplexity")
     assert field.message.endswith("Did you mean 'accuracy'?")
 
 

@@ -35,7 +35,7 @@ def client(*jobs: JobRead | Exception, answered: bool = True) -> Client:
             answer = verdict() if last == "verdict" else found
             if not answered:
                 return httpx2.Response(404, json=MISSING)
-            return httpx2.Response(200, content=answer.model_dump_json())
+            return httpx2.Response(200, content=answer.model_dump_json(by_alias=True))
         turn = next(turns)
         if isinstance(turn, Exception):
             raise turn

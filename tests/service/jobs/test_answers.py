@@ -1,7 +1,15 @@
 from dataclasses import replace
 
 import pytest
-from tests.factories import PROJECT, ToyWorker, job_row, run_until_done, submit
+from tests.factories import (
+    PROJECT,
+    ToyWorker,
+    advance_all,
+    job_row,
+    run_until_done,
+    submit,
+    trial_rows,
+)
 from tests.service.conftest import Done
 
 from dropt.errors import NoResultYet
@@ -121,3 +129,45 @@ def test_missing_verdict_says_what_the_job_waits_for(service: Service) -> None:
     job = job_row(service, submit(service))
     with pytest.raises(NoResultYet, match="is queued and has no verdict: Waiting for a worker"):
         verdict_of(job)
+
+
+def best_raced(raced: Done) -> BestRead:
+    with raced.service.database.reading() as session:
+        return best_of(session, raced.job, top=1)
+
+
+def test_sites_that_were_taken_out_are_told_with_what_it_did(raced: Done) -> None:
+    best = best_raced(raced)
+    on = {site.site for site in best.recommended.sites if site.rate > 0}
+    removed = [removal for removal in best.simplified if removal.removed]
+    kept = {site for removal in best.simplified if not removal.removed for site in removal.sites}
+    assert (best.recommended.arm, on, kept) == ("with", kept, {"layers.0:in", "layers.1:out"})
+    assert [removal.sites for removal in removed] == [("layers.3:out",)]
+    assert removed[0].low is not None
+    assert removed[0].low <= 0
+    assert {removal.seeds for removal in best.simplified} == {8}
+
+
+def test_what_cannot_be_told_apart_is_told_with_the_cheapest_marked(raced: Done) -> None:
+    found = best_raced(raced).indistinguishable
+    assert {one.arm for one in found} == {"with"}
+    cost = {
+        one.trial: (sum(site.rate > 0 for site in one.sites), sum(site.rate for site in one.sites))
+        for one in found
+    }
+    (marked,) = (one for one in found if one.cheapest)
+    assert cost[marked.trial] == min(cost.values())
+    known = {row.id for row in raced.trials()}
+    assert {one.trial for one in found} <= known
+    assert {one.seeds for one in found} <= {1, 3, 5}
+
+
+def test_nothing_is_told_apart_before_the_race_is_over(service: Service) -> None:
+    worker = ToyWorker(service)
+    job_id = submit(service)
+    while not trial_rows(service, job_id, phase="shortlist"):
+        advance_all(service)
+        worker.work_once()
+    with service.database.reading() as session:
+        best = best_of(session, job_row(service, job_id), top=1)
+    assert (best.indistinguishable, best.simplified, best.provisional) == ((), (), True)

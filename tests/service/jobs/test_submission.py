@@ -5,11 +5,11 @@ from tests.factories import dataset, job_body, refused, registration
 
 from dropt.errors import InvalidRequest
 from dropt.jobs.submission import resolve
-from dropt.spec.job import JobCreate, JobSpec, Training
+from dropt.spec.job import JobCreate, JobSpec, ObjectiveChoice, Training
 
 MODELS = {offer.name: offer for offer in registration().models}
 DATASETS = {name: dataset(name, task=task) for name, task in (  # type: ignore[arg-type]
-    ("digits", "classification"), ("houses", "regression"),
+    ("digits", "classification"), ("houses", "regression"), ("text", "next_token"),
 )}  # fmt: skip
 
 
@@ -49,6 +49,49 @@ def test_regression_is_judged_by_its_squared_error() -> None:
         "regression", "mse", "minimize",
     )  # fmt: skip
     assert (spec.training.loss, spec.training.metrics) == ("mse", ("mse",))
+
+
+def test_next_tokens_are_judged_by_their_log_loss_and_perplexity_is_told() -> None:
+    model = MODELS["mlp"].model_copy(update={"tasks": ("next_token",)})
+    body = JobCreate.model_validate({"model": "mlp", "dataset": "text"})
+    spec = resolve(body, models={"mlp": model}, datasets=DATASETS)
+    assert (spec.objective.metric, spec.objective.direction) == ("nll", "minimize")
+    assert spec.training.loss == "token_cross_entropy"
+    assert spec.training.metrics == ("nll", "accuracy", "perplexity")
+    by_perplexity = body.model_copy(update={"objective": ObjectiveChoice(metric="perplexity")})
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(by_perplexity, models={"mlp": model}, datasets=DATASETS)
+    error = caught.value.errors[0]
+    assert error.allowed == ("nll", "accuracy")
+    assert (
+        error.message == "The perplexity is told, but no mean over examples; nll ranks the same."
+    )
+
+
+def test_own_loss_of_a_worker_is_taken_and_the_metric_still_decides() -> None:
+    body = JobCreate.model_validate(
+        {"model": "mlp", "dataset": "digits", "training": {"loss": "focal"}}
+    )
+    spec = resolve(body, models=MODELS, datasets=DATASETS, losses={"focal"})
+    assert (spec.training.loss, spec.objective.metric) == ("focal", "nll")
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("focall", "No worker offers a loss of this name. Did you mean 'focal'?"),
+        ("mse", "The loss does not fit a classification task."),
+    ],
+)
+def test_loss_that_nobody_offers_or_that_does_not_fit_is_refused(loss: str, message: str) -> None:
+    body = JobCreate.model_validate(
+        {"model": "mlp", "dataset": "digits", "training": {"loss": loss}}
+    )
+    with pytest.raises(InvalidRequest) as error:
+        resolve(body, models=MODELS, datasets=DATASETS, losses={"focal"})
+    (field,) = error.value.errors
+    assert (field.pointer, field.message) == ("/training/loss", message)
+    assert field.allowed == ("cross_entropy", "focal")
 
 
 def test_accuracy_counts_from_half_a_point() -> None:

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 from tests.service.conftest import Done
 
-from dropt.spec.space import Dropout, Placement, Range, Schedule, SiteChoice, Space
+from dropt.spec.space import Dropout, Group, Placement, Range, Schedule, SiteChoice, Space
 
 
 def test_space_reads_back_as_itself(done: Done) -> None:
@@ -39,3 +39,30 @@ def test_range_that_is_no_range_says_what_came() -> None:
 def test_rate_of_a_site_says_what_came() -> None:
     with pytest.raises(ValidationError, match=r"received \[0.3, 0.1\]"):
         SiteChoice(match="a", rate=(0.3, 0.1))
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.96, -0.1])
+def test_fixed_rate_of_a_site_is_bounded_as_a_range_is(rate: float) -> None:
+    with pytest.raises(ValidationError):
+        SiteChoice(match="a", rate=rate)
+    assert SiteChoice(match="a", rate=0.95).rate == 0.95
+
+
+def test_group_of_an_older_version_had_one_kind() -> None:
+    stored = {
+        "group": "a", "sites": ["a"], "kind": "channel", "low": 0.05, "high": 0.3, "step": 0.05,
+        "zero_codes": 3, "start": 0.1,
+    }  # fmt: skip
+    group = Group.model_validate(stored)
+    assert group.kinds == ("channel",)
+    assert group.kind == "channel"
+    assert (group.profile, group.is_fixed) == ("constant", False)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "label"),
+    [({"name": "constant"}, "constant"), ({"name": "early", "until": 6.75}, "early/6.75"),
+     ({"name": "late", "from": 9}, "late/9"), ({"name": "ramp", "until": 13.5}, "ramp/13.5")],
+)  # fmt: skip
+def test_schedule_has_a_label_of_name_and_epoch(schedule: dict[str, object], label: str) -> None:
+    assert Schedule.model_validate(schedule).label == label

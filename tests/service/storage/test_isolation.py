@@ -84,6 +84,7 @@ CALLS: dict[str, Call] = {
     "inspections.finish": lambda s, x: inspections.finish(
         s, inspection_of(s), x.lease, FAILURE, **P
     ),
+    "inspections.list_free": lambda s, x: inspections.list_free(s, **P),
     "inspections.get": lambda s, x: inspections.get(s, inspection_of(s), **P),
     "inspections.requeue": lambda s, x: inspections.requeue(s, inspection_of(s), x.lease, **P),
     "jobs.count": lambda s, x: jobs.count(s, state=("queued",), **P),
@@ -125,6 +126,7 @@ CALLS: dict[str, Call] = {
     "workers.get": lambda s, x: workers.get(s, x.worker, **P),
     "workers.is_draining": lambda s, x: workers.is_draining(s, x.worker, **P),
     "workers.list_page": lambda s, x: workers.list_page(s, limit=9, **P),
+    "workers.losses": lambda s, x: workers.losses(s, **P),
     "workers.offers": lambda s, x: workers.offers(s, **P),
     "workers.retire": lambda s, x: workers.retire(s, x.worker, **P),
     "workers.touch": lambda s, x: workers.touch(s, x.worker, **P),

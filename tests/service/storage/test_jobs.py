@@ -15,8 +15,8 @@ SPACE = Space(
     fingerprint="51ab",
     sites=(),
     groups=(
-        Group(group="hidden", sites=("layers.1:out",), kind="element", low=0.05, high=0.6,
-              step=0.05, zero_codes=3, start=0.2),
+        Group(group="hidden", sites=("layers.1:out",), kinds=("element",), low=0.05,
+              high=0.6, step=0.05, zero_codes=3, start=0.2),
     ),
     also={"lr": Range(low=1e-4, high=1e-1, log=True), "l1": 0.0},
 )  # fmt: skip

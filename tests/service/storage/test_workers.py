@@ -15,6 +15,7 @@ from tests.service.storage.rows import (
 )
 
 from dropt.errors import NameTaken, NotFound
+from dropt.spec.protocol import LossOffer
 from dropt.storage import clock, datasets, workers
 from dropt.storage.engine import Database
 from dropt.storage.tables import worker
@@ -82,6 +83,17 @@ def test_the_catalogue_counts_live_workers_and_keeps_what_was_ever_offered(
     assert both.datasets["digits"] == (dataset_offer(), "offered", 1)
     assert (one.models["mlp"].n_workers, one.datasets["digits"].n_workers) == (1, 0)
     assert one.datasets["mine"] == (dataset_offer("mine", digest="a" * 64), "uploaded", 0)
+
+
+def test_losses_are_those_of_workers_that_have_not_left(database: Database) -> None:
+    offer = LossOffer(name="focal", package="own 1")
+    with database.writing() as session:
+        own = registration().model_copy(update={"losses": (offer,)})
+        id = workers.register(session, own, project=PROJECT)
+        workers.register(session, registration("plain"), project=PROJECT)
+        assert workers.losses(session, project=PROJECT) == {"focal"}
+        workers.retire(session, id, project=PROJECT)
+        assert workers.losses(session, project=PROJECT) == frozenset()
 
 
 def test_a_data_set_of_another_digest_is_refused_and_nothing_is_stored(

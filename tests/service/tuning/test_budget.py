@@ -182,12 +182,19 @@ def test_reserved_trainings_are_those_of_the_effort(service: Service) -> None:
     ToyWorker(service)
     expected = {
         "quick": QUICK_RESERVE,
-        "default": 2 * 6 * 3 + 12 * 3,
-        "thorough": 2 * 6 * 3 + 12 * 3,
+        "default": 42 + 4 * 8 + 12 * 3,  # race, three removals beside the whole, 12 seeds
+        "thorough": 42 + 4 * 8 + 12 * 3,
     }
     for effort, n in expected.items():
-        assert n_reserved_trainings(spec(service, evidence={"effort": effort})) == n
-    assert n_reserved_trainings(spec(service, evidence=False)) == 0
+        assert n_reserved_trainings(spec(service, evidence={"effort": effort}), 3) == n
+    assert n_reserved_trainings(spec(service, evidence=False), 3) == 0
+
+
+def test_simplification_of_one_group_reserves_nothing(service: Service) -> None:
+    ToyWorker(service)
+    default = spec(service, evidence={"effort": "default"})
+    assert n_reserved_trainings(default, 1) == 42 + 12 * 3
+    assert n_reserved_trainings(default, 100) == 42 + 7 * 8 + 12 * 3
 
 
 def spec(service: Service, **fields: Any) -> JobSpec:

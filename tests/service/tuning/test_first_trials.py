@@ -82,4 +82,4 @@ def test_no_more_than_the_budget_is_queued(target: int) -> None:
 def test_first_trials_lie_on_the_grid_of_the_sampler() -> None:
     space = make_space(*MLP, CONV)
     for point in first_trials(space, make_search(), "with", target=100):
-        assert decode(space, "with", encode(space, "with", point.params, point.rates)) == point
+        assert decode(space, "with", encode(space, "with", point.params, point.sites)) == point

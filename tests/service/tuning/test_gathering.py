@@ -23,13 +23,14 @@ from tests.service.conftest import Done
 from dropt.jobs import lists
 from dropt.spec.job import METRICS_OF
 from dropt.spec.protocol import Finished, Lease, Reason, TrialAssignment
+from dropt.spec.space import Dropout
 from dropt.storage import artifacts, events, verdicts
 from dropt.storage.trials import TrialRow
 from dropt.tuning import gathering
-from dropt.tuning.gathering import Winner
 from dropt.tuning.seeds import trial_seed
 from dropt.tuning.service import Service
 from dropt.tuning.shortlist import FLAT
+from dropt.tuning.winners import Winner
 
 
 def winners(service: Service, job_id: str) -> dict[str, Winner]:
@@ -115,11 +116,11 @@ def undecided(trial: TrialAssignment, epoch: int) -> float:
 
 
 def test_shortlist_holds_the_best_and_the_exchanged_configurations(done: Done) -> None:
-    plan = FLAT["quick"]
+    plan = FLAT
     for arm in ("without", "with"):
         rows = done.trials(phase="shortlist", arm=arm)
         places = {row.candidate for row in rows}
-        assert len(rows) == len(places) * plan.n_seeds
+        assert len(rows) == len(places) * plan.rounds["with"][0].n_seeds
         completed = done.trials(phase="search", arm=arm, states=["completed"])
         n_best = min(plan.n_best, len(completed))
         assert n_best <= len(places) <= n_best + plan.n_exchanged
@@ -145,7 +146,7 @@ def test_winner_has_the_best_mean_of_its_searched_and_fresh_values(done: Done) -
         place = min(means, key=lambda place: means[place])
         chosen = next(row for row in rows if row.candidate == place)
         assert winner.params == chosen.params.model_dump()
-        assert winner.rates == {site: of.rate for site, of in chosen.sites.items()}
+        assert winner.sites == chosen.sites
 
 
 def test_comparison_trains_the_winners_and_the_textbook(done: Done) -> None:
@@ -153,13 +154,13 @@ def test_comparison_trains_the_winners_and_the_textbook(done: Done) -> None:
     for arm in ("without", "with", "textbook"):
         for row in done.trials(phase="compare", arm=arm):
             assert row.params.model_dump() == won[arm].params
-            assert {site: of.rate for site, of in row.sites.items()} == won[arm].rates
+            assert row.sites == won[arm].sites
             assert row.epochs == 3
     assert won["textbook"].params == won["without"].params
-    assert won["textbook"].rates == dict.fromkeys(
-        ("layers.0:in", "layers.1:out", "layers.3:out"), 0.2
+    assert won["textbook"].sites == dict.fromkeys(
+        ("layers.0:in", "layers.1:out", "layers.3:out"), Dropout(rate=0.2)
     )
-    assert won["without"].rates == {}
+    assert won["without"].sites == {}
 
 
 def test_smallest_effect_of_a_loss_is_one_percent_of_without(done: Done) -> None:
@@ -358,7 +359,7 @@ def test_seeds_are_trained_once_though_two_services_begin_them(service: Service)
     gathering.gather(service, stale)
     n = len(trial_rows(service, job_id, phase="shortlist"))
     rows = trial_rows(service, job_id, phase="search")
-    gathering._begin_shortlist(service, stale, rows)  # as a replica does that read before
+    gathering._select(service, stale, rows, may_simplify=True)  # as a replica that read before
     assert len(trial_rows(service, job_id, phase="shortlist")) == n
 
 

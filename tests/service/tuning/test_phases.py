@@ -255,7 +255,7 @@ def test_job_is_cancelled_in_every_phase(service: Service, phase: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "phase"), [("_begin_shortlist", "search"), ("_end_shortlist", "shortlist"),
+    ("step", "phase"), [("_train_wanted", "search"), ("_settle", "shortlist"),
                         ("_look", "compare")],
 )  # fmt: skip
 def test_step_that_was_under_way_changes_no_cancelled_job(

@@ -43,6 +43,7 @@ def known_as(proposal: Proposal, state: OurState = "completed", **fields: Any) -
     return Known(
         trial=TrialId(f"trl_{proposal.number}"), number=proposal.number, state=state,
         params=proposal.point.params, rates=proposal.point.rates, rungs=fields.pop("rungs", {}),
+        sites=proposal.point.sites,
         **fields,
     )  # fmt: skip
 
@@ -82,7 +83,7 @@ def test_first_trials_go_on_where_the_tables_stop() -> None:
 def test_proposals_lie_in_the_space(sampler: str, arm: str) -> None:
     memory = make_memory(arm=arm, sampler=sampler)
     for trial, point in search(memory, bowl, 25):
-        codes = encode(SPACE, arm, trial.params, trial.rates)
+        codes = encode(SPACE, arm, trial.params, trial.sites)
         assert decode(SPACE, arm, codes) == point
         assert 3e-4 <= point.params.lr <= 3e-2
         assert bool(point.sites) == (arm == "with")
@@ -96,6 +97,24 @@ def test_memory_rebuilt_from_the_tables_proposes_the_same(sampler: str) -> None:
     rebuilt = make_memory(sampler=sampler, known=(*open_trials, *reversed(trials)))
     for number in range(22, 26):
         assert rebuilt.ask(number) == memory.ask(number)
+
+
+def test_kinds_and_schedules_are_searched_and_learnt() -> None:
+    """The kind and the curve of the good trials become the usual ones."""
+    conv = make_site("a:out", "conv", kinds=("channel", "element"))
+    choice = {"match": "*", "kinds": ["channel", "element"], "always_on": True}
+    space = make_space(conv, sites=[choice], schedules=["constant", "early"])
+
+    def loss(point: Point) -> float:
+        (dropout,) = point.sites.values()
+        return (dropout.kind == "channel") + (dropout.schedule.name == "constant")
+
+    points = [point for _, point in search(make_memory(space=space), loss, 50)]
+    assert {point.sites["a:out"].kind for point in points} == {"channel", "element"}
+    assert {point.sites["a:out"].schedule.label for point in points} == {
+        "constant", "early/6.75", "early/13.5",
+    }  # fmt: skip
+    assert sum(loss(point) == 0 for point in points[30:]) >= 12
 
 
 def test_seed_and_arm_make_other_proposals() -> None:

@@ -131,3 +131,46 @@ def test_constant_of_numbers_is_their_mean(tmp_path: Path, n_outputs: int) -> No
     expected = ((target - target.mean(axis=0)) ** 2).mean(axis=1)
     np.testing.assert_allclose(constant.scores("mse"), expected, rtol=1e-4)
     assert constant.prediction.shape == (60, n_outputs)
+
+
+# ---- next tokens
+
+TOKENS = np.array([[0, 2, 2], [2, 1, 2], [0, 0, 2], [3, 2, 0]] * 15, np.int64)
+
+
+def token_file(**changes: npt.NDArray[Any] | None) -> bytes:
+    told: dict[str, npt.NDArray[Any] | None] = {
+        "target": TOKENS, "prediction": np.full(TOKENS.shape, 2, np.float32),
+    }  # fmt: skip
+    return safetensors.numpy.save(tensors(**{**told, **changes}))
+
+
+def test_accuracy_of_next_tokens_is_the_share_of_the_steps(tmp_path: Path) -> None:
+    file = read(tmp_path, token_file())
+    np.testing.assert_allclose(file.scores("accuracy")[:4], [2 / 3, 2 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_array_equal(file.scores("nll"), LOSSES.astype(np.float32))
+
+
+def test_constant_of_tokens_is_their_frequency_at_each_step(tmp_path: Path) -> None:
+    constant = constant_scores(read(tmp_path, token_file()), "next_token")
+    counts = np.array([60, 15, 90, 15])  # of 180
+    losses = -np.log((counts + 1) / (180 + 4))
+    np.testing.assert_allclose(constant.scores("nll"), losses[TOKENS].mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(constant.scores("accuracy"), (TOKENS == 2).mean(axis=1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction": np.zeros((60, 4), np.float32)},
+        {"target": TOKENS - 1},
+        {"target": TOKENS + (1 << 40)},  # would be counted in a table of so many entries
+        {"target": TOKENS[:, :0], "prediction": np.zeros((60, 0), np.float32)},
+    ],
+)
+def test_tokens_that_fit_no_vocabulary_are_refused(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read(tmp_path, token_file(**changes))
+    assert "a token below 16777216 for each step" in caught.value.errors[0].message

@@ -1,28 +1,36 @@
 import math
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dropt.spec.space import Dropout
 from dropt.tuning.shortlist import (
-    FLAT,
+    PLANS,
     ArmName,
     Candidate,
     Configuration,
     Entry,
+    Round,
     ShortlistPlan,
     draw_up,
     is_eligible,
     rank,
 )
 
-PLAN = ShortlistPlan(n_best=2, n_exchanged=2, n_seeds=3)
+FLAT_ROUNDS: dict[ArmName, tuple[Round, ...]] = {"without": (Round(3, 1),), "with": (Round(3, 1),)}
+PLAN = ShortlistPlan(2, 2, FLAT_ROUNDS)
 
 
 def candidate(
     name: str, value: float | None, *, lr: float, completed: bool = True, **rates: float
 ) -> Candidate:
-    return Candidate(name, Configuration({"lr": lr}, rates), value, completed)
+    return Candidate(name, Configuration({"lr": lr}, placed(rates)), value, completed)
+
+
+def placed(rates: Mapping[str, float]) -> dict[str, Dropout]:
+    return {site: Dropout(rate=rate) for site, rate in rates.items()}
 
 
 def shown(entries: tuple[Entry, ...]) -> list[tuple[float, dict[str, float], tuple[float, ...]]]:
@@ -30,7 +38,7 @@ def shown(entries: tuple[Entry, ...]) -> list[tuple[float, dict[str, float], tup
     return [
         (
             entry.configuration.params["lr"],
-            {site: rate for site, rate in entry.configuration.rates.items() if rate},
+            {site: dropout.rate for site, dropout in entry.configuration.on.items()},
             entry.values,
         )
         for entry in entries
@@ -38,12 +46,16 @@ def shown(entries: tuple[Entry, ...]) -> list[tuple[float, dict[str, float], tup
 
 
 def entry(name: str, *values: float, arm: ArmName = "with") -> Entry:
-    return Entry(arm, Configuration({"lr": 0.1}, {"a": 0.2}), values, name)
+    return Entry(arm, Configuration({"lr": 0.1}, placed({"a": 0.2})), values, name)
 
 
-def test_flat_shortlists_have_the_sizes_of_their_effort() -> None:
-    assert FLAT["quick"] == ShortlistPlan(3, 2, 2)
-    assert FLAT["default"] == FLAT["thorough"] == ShortlistPlan(4, 2, 3)
+def test_shortlists_have_the_sizes_of_their_effort() -> None:
+    """The table of the design: 20 trainings flat, 42 in a race in which `without` gets more."""
+    sizes = {
+        effort: [plan.n_trainings("without"), plan.n_trainings("with")]
+        for effort, plan in PLANS.items()
+    }
+    assert sizes == {"quick": [10, 10], "default": [26, 16], "thorough": [26, 16]}
 
 
 def test_best_of_each_arm_enter_and_exchange_their_nuisances() -> None:
@@ -70,7 +82,7 @@ def test_direction_says_which_trials_are_best() -> None:
         "without": [candidate("low", 0.1, lr=1.0), candidate("high", 0.9, lr=2.0)],
         "with": [candidate("w", 0.5, lr=3.0, a=0.2)],
     }
-    plan = ShortlistPlan(n_best=1, n_exchanged=0, n_seeds=2)
+    plan = ShortlistPlan(1, 0, FLAT_ROUNDS)
     for direction, best in (("minimize", "low"), ("maximize", "high")):
         lists = draw_up(trials, plan, direction)  # type: ignore[arg-type]  # keys are arm names
         assert [e.trial for e in lists["without"]] == [best]
@@ -99,7 +111,7 @@ def test_trials_of_the_same_configuration_are_one_entry_with_their_mean() -> Non
         candidate("steady", 0.4, lr=2.0),
     ]
     with_ = [candidate("w", 0.5, lr=3.0, a=0.2)]
-    plan = ShortlistPlan(n_best=2, n_exchanged=0, n_seeds=2)
+    plan = ShortlistPlan(2, 0, FLAT_ROUNDS)
     lists = draw_up({"without": without, "with": with_}, plan, "minimize")
     assert [(e.trial, e.values) for e in lists["without"]] == [
         ("steady", (0.4,)), ("lucky", (0.1, 0.9)),
@@ -172,7 +184,7 @@ def test_ranking_takes_the_mean_of_all_values_the_searched_ones_included() -> No
 
 
 def test_ranking_of_exchanged_entries_rests_on_fresh_values_alone() -> None:
-    exchanged = Entry("with", Configuration({"lr": 1.0}, {"a": 0.2}), (), None)
+    exchanged = Entry("with", Configuration({"lr": 1.0}, placed({"a": 0.2})), (), None)
     (standing,) = rank([(exchanged, [0.8, 0.9])], "maximize")
     assert standing.mean == pytest.approx(0.85)
 

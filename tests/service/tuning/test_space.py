@@ -136,12 +136,12 @@ def test_a_range_above_the_cap_before_a_batch_norm_is_refused() -> None:
     assert "0.2" in error.message
 
 
-def test_the_first_wished_kind_that_a_site_allows_is_used() -> None:
+def test_the_wished_kinds_that_a_site_allows_are_searched_the_first_first() -> None:
     conv = make_site("conv:out", "conv", kinds=("channel", "element"))
     dense = make_site("dense:out")
     choice = {"match": "*", "kinds": ["alpha", "element", "channel"]}
     groups = make_space(conv, dense, sites=[choice]).groups
-    assert [group.kind for group in groups] == ["element", "element"]
+    assert [group.kinds for group in groups] == [("element", "channel"), ("element",)]
 
 
 def test_a_kind_that_a_site_does_not_allow_names_those_that_it_does() -> None:
@@ -225,42 +225,6 @@ def test_a_model_without_sites_says_so() -> None:
         build_space(Inspection(**make_inspection().model_dump() | {"sites": ()}), make_search())
 
 
-def test_six_sites_have_a_rate_each_and_seven_share_by_role() -> None:
-    sites = [make_site(f"layers.{i}:out") for i in range(6)]
-    assert len(make_space(*sites).groups) == 6
-    more = make_space(*sites, make_site("head:out", "head"))
-    assert [group.group for group in more.groups] == ["hidden", "head"]
-    assert len(more.groups[0].sites) == 6
-
-
-@pytest.mark.parametrize(
-    ("by", "names"),
-    [("by_site", ["a:out", "b:out", "c:out"]), ("by_role", ["hidden", "head"]), ("all", ["all"])],
-)
-def test_sites_are_grouped_as_asked(by: str, names: list[str]) -> None:
-    sites = [make_site("a:out"), make_site("b:out"), make_site("c:out", "head")]
-    assert [group.group for group in make_space(*sites, groups=by).groups] == names
-
-
-def test_sites_of_another_kind_are_a_group_of_their_own() -> None:
-    conv = make_site("conv:out", "conv", kinds=("channel",))
-    groups = make_space(*MLP, conv, groups="all").groups
-    assert [(group.group, group.kind) for group in groups] == [
-        ("all.element", "element"), ("all.channel", "channel"),
-    ]  # fmt: skip
-
-
-def test_a_group_has_the_range_that_all_its_sites_allow() -> None:
-    (group,) = make_space(groups="all").groups
-    assert (group.low, group.high, group.start) == (0.05, 0.3, 0.2)  # that of the input
-
-
-def test_a_group_without_a_common_range_is_refused() -> None:
-    choices = [{"match": ":in", "rate": [0.1, 0.2]}, {"match": "layers.1:out", "rate": [0.5, 0.6]}]
-    (error,) = errors_of(make_inspection(), sites=choices, groups="all")
-    assert (error.pointer, error.code) == ("/search/groups", "out-of-range")
-
-
 @pytest.mark.parametrize("role", Role.__args__)  # type: ignore[attr-defined]  # of a Literal
 def test_textbook_rate_lies_on_the_grid_of_every_role(role: str) -> None:
     (group,) = make_space(make_site("a:out", role)).groups
@@ -269,6 +233,72 @@ def test_textbook_rate_lies_on_the_grid_of_every_role(role: str) -> None:
 
 
 def test_a_space_survives_json() -> None:
-    space = make_space(make_site("a:out"), also={"lr": 0.1})
+    sites = [make_site(f"{i}:out") for i in range(30)]
+    space = make_space(*sites, also={"lr": 0.1}, groups="by_site", schedules=["late", "ramp"])
+    assert space.screening is not None
     assert Space.model_validate_json(space.model_dump_json(by_alias=True)) == space
     assert isinstance(space.sites[0], Site)
+
+
+def test_a_number_fixes_the_rate_of_a_site() -> None:
+    choices = [{"match": "*"}, {"match": ":in", "rate": 0.37}]
+    fixed = make_space(sites=choices).groups[0]
+    assert (fixed.low, fixed.high, fixed.start, fixed.zero_codes) == (0.37, 0.37, 0.37, 0)
+    assert fixed.is_fixed
+    assert fixed.always_on
+
+
+def test_a_rate_fixed_at_zero_takes_a_site_out() -> None:
+    choices = [{"match": "*"}, {"match": ":in", "rate": 0}]
+    assert searched(make_space(sites=choices)) == ["layers.1:out", "layers.3:out"]
+
+
+def test_excluded_sites_are_not_searched_whatever_matches_them() -> None:
+    assert searched(make_space(exclude=["layers.*"])) == [":in"]
+    assert searched(make_space(sites=[{"match": "*"}], exclude=[":in", "layers.3*"])) == [
+        "layers.1:out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "code"), [("nothing*", "unknown-site"), ("layers.4:out", "output-layer-site")]
+)
+def test_an_exclusion_that_excludes_no_site_is_refused(pattern: str, code: str) -> None:
+    (error,) = errors_of(make_inspection(), exclude=["*:in", pattern])
+    assert (error.pointer, error.code) == ("/search/exclude/1", code)
+
+
+def test_excluding_everything_is_refused() -> None:
+    (error,) = errors_of(make_inspection(), exclude=["*"])
+    assert error.code == "no-site"
+
+
+def test_a_fixed_rate_above_the_cap_before_a_batch_norm_is_refused() -> None:
+    site = make_site("conv:out", batch_norm="direct")
+    (error,) = errors_of(make_inspection(site), sites=[{"match": "*", "rate": 0.3}])
+    assert (error.code, error.received) == ("out-of-range", "0.3")
+
+
+def test_rates_along_a_path_rise_linearly_unless_the_user_wants_them_equal() -> None:
+    sites = [make_site(f"b.{i}:out", "branch", kinds=("path",)) for i in range(4)]
+    (group,) = make_space(*sites, groups="all").groups
+    assert group.profile == "linear"
+    choice = {"match": "*", "profile": "constant"}
+    assert make_space(*sites, groups="all", sites=[choice]).groups[0].profile == "constant"
+    assert make_space().groups[0].profile == "constant"
+
+
+def test_schedules_turn_at_a_quarter_and_half_of_the_epochs() -> None:
+    search = make_search(schedules=["constant", "early", "late", "ramp"])
+    space = build_space(make_inspection(), search, epochs=40)
+    assert [one.model_dump(by_alias=True, exclude_none=True) for one in space.schedules] == [
+        {"name": "constant"},
+        {"name": "early", "until": 10.0}, {"name": "early", "until": 20.0},
+        {"name": "late", "from": 10.0}, {"name": "late", "from": 20.0},
+        {"name": "ramp", "until": 10.0}, {"name": "ramp", "until": 20.0},
+    ]  # fmt: skip
+    assert [one.label for one in space.schedules][:3] == ["constant", "early/10", "early/20"]
+
+
+def test_the_rate_is_constant_by_default() -> None:
+    assert [one.name for one in make_space().schedules] == ["constant"]

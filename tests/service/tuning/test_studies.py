@@ -7,12 +7,13 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from tests.service.tuning.spaces import make_space
+from tests.service.tuning.spaces import make_site, make_space
 
 from dropt.spec.ids import TrialId
 from dropt.spec.job import Objective
 from dropt.spec.protocol import TrialParams
 from dropt.spec.results import Cost, VerdictRead
+from dropt.spec.space import Dropout
 from dropt.storage.engine import optuna_url
 from dropt.tuning.sampling import Known
 from dropt.tuning.studies import (
@@ -75,6 +76,23 @@ def test_a_running_trial_is_written_whole_with_true_rates(storage: BaseStorage) 
         "rate/:in": 0.2, "rate/layers.1:out": 0.0, "rate/layers.3:out": 0.35,
     }  # fmt: skip
     assert trial.user_attrs == {"trial": "trl_0"}
+
+
+def test_kinds_and_schedules_are_shown_where_dropout_is_on(storage: BaseStorage) -> None:
+    site = make_site("a:out", "conv", kinds=("channel", "element"))
+    choice = {"match": "*", "kinds": ["channel", "element"]}
+    space = make_space(site, sites=[choice], schedules=["constant", "early"])
+    on = {"a:out": Dropout(kind="element", rate=0.1, schedule=space.schedules[1])}
+    rows = [
+        make_row(0, rates={"a:out": 0.1}, sites=on),
+        make_row(1, rates={"a:out": 0.0}, sites={}),
+    ]
+    mirror_rows(storage, "job_1", "with", rows, space=space, objective=NLL)
+    first, second = stored(storage)
+    assert first.params["kind/a:out"] == "element"
+    assert first.params["schedule"] == "early/6.75"
+    assert first.distributions["kind/a:out"].choices == ("channel", "element")  # type: ignore[attr-defined]
+    assert set(second.params) == {"lr", "weight_decay", "rate/a:out"}
 
 
 @pytest.mark.parametrize("seen_running", [True, False])

@@ -18,7 +18,7 @@ from tests.service.conftest import Done
 
 from dropt.jobs import catalogue
 from dropt.spec.job import JobSpec
-from dropt.spec.protocol import Lease
+from dropt.spec.protocol import Lease, LossOffer
 from dropt.tuning.service import Service
 from dropt.tuning.work import assignment, can_do, inspection_key, inspection_request
 
@@ -92,18 +92,22 @@ def test_data_set_that_was_uploaded_is_fetched_from_the_service(service: Service
     assert catalogue.content_path(service, "mine", project=PROJECT).read_bytes() == content
 
 
-def test_worker_needs_the_model_and_the_data() -> None:
-    offer = registration()
-    wanted: dict[str, Any] = {
-        "model": "mlp", "dataset": "digits", "sha256": DIGEST, "content": None,
-    }  # fmt: skip
-    assert can_do(offer, **wanted)
-    for name, other in (("model", "cnn"), ("dataset", "moons"), ("sha256", "0" * 64)):
-        assert not can_do(offer, **{**wanted, name: other})
+def test_worker_needs_the_model_the_data_and_the_loss(done: Done) -> None:
+    offer, spec = registration(), done.job.spec
+    assert can_do(offer, spec, content=None)
+    focal = spec.training.model_copy(update={"loss": "focal"})
+    mine = spec.dataset.model_copy(update={"name": "mine"})
+    for change in (
+        {"model": spec.model.model_copy(update={"name": "cnn"})},
+        {"dataset": mine}, {"dataset_sha256": "0" * 64}, {"training": focal},
+    ):  # fmt: skip
+        assert not can_do(offer, spec.model_copy(update=change), content=None)
+    has_focal = offer.model_copy(update={"losses": (LossOffer(name="focal", package="own 1"),)})
+    assert can_do(has_focal, spec.model_copy(update={"training": focal}), content=None)
     reads_none = offer.model_copy(update={"dataset_formats": ()})
-    uploaded = {**wanted, "dataset": "mine", "content": "mine"}
-    assert can_do(offer, **uploaded)
-    assert not can_do(reads_none, **uploaded)
+    uploaded = spec.model_copy(update={"dataset": mine})
+    assert can_do(offer, uploaded, content="mine")
+    assert not can_do(reads_none, uploaded, content="mine")
 
 
 def spec_of(service: Service, **fields: Any) -> JobSpec:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,7 @@ def test_mnist_has_one_scale_and_its_known_statistics() -> None:
         ("mnist10k", [1000, 1000, 8000]),
         ("digits", [1074, 355, 368]),
         ("breast_cancer", [341, 113, 115]),
+        ("splice", [300, 300, 2586]),
     ],
 )
 def test_the_split_is_fixed_and_stratified(name: str, counts: list[int]) -> None:
@@ -61,15 +64,69 @@ def test_the_split_is_fixed_and_stratified(name: str, counts: list[int]) -> None
 def test_licence_source_and_digest_are_named(name: str) -> None:
     dataset = load(name)
     assert dataset.licence
-    assert dataset.licence.startswith("CC BY")
+    assert dataset.licence.startswith("CC BY") or dataset.licence == "Public domain"
     assert dataset.source
     assert dataset.name == name
     assert dataset.sha256 == DATASETS[name].sha256
 
 
 def test_a_changed_file_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    about = builtin.DATASETS["digits"]
-    other = builtin.BuiltIn(**{**vars(about), "sha256": "0" * 64})
-    monkeypatch.setattr(builtin, "DATASETS", {"digits": other})
+    about = replace(builtin.DATASETS["digits"], sha256="0" * 64)
+    monkeypatch.setattr(builtin, "DATASETS", {"digits": about})
     with pytest.raises(DigestMismatch, match="digits"):
         load("digits")
+
+
+def test_japanese_vowels_are_the_utterances_of_uci() -> None:
+    dataset = load("japanese_vowels")
+    assert isinstance(dataset.x, dict)
+    x, mask = dataset.x["x"], dataset.x["mask"]
+    assert (x.shape, mask.shape, mask.dtype) == ((640, 29, 12), (640, 29), torch.bool)
+    assert (dataset.n_outputs, dataset.n_tokens, dataset.is_sequence) == (9, None, True)
+    lengths = mask.sum(1)
+    assert (int(lengths.min()), int(lengths.max())) == (7, 29)
+    assert torch.equal(mask, torch.arange(29) < lengths[:, None])  # padding is at the end
+    assert not bool(x[~mask].any())
+    assert dataset.split is not None
+    by_part = [torch.bincount(dataset.y[dataset.split == part]).tolist() for part in range(3)]
+    # Kudo, Toyama and Shimbo tell 30 utterances of each speaker to train with, and these to test.
+    assert by_part == [[20] * 9, [10] * 9, [31, 35, 88, 44, 29, 24, 40, 50, 29]]
+    assert dataset.split[270:].tolist() == [2] * 370
+
+
+def test_splice_has_the_known_signals_around_the_border() -> None:
+    """Introns begin with GT and end with AG (Mount 1982), behind and before position 30."""
+    dataset = load("splice")
+    x = tensor(dataset)
+    assert (x.shape, x.dtype, dataset.n_tokens) == ((3186, 60), torch.int64, 4)
+    assert torch.bincount(dataset.y).tolist() == [767, 765, 1654]
+    a, g, t = 0, 2, 3
+    donors, acceptors = x[dataset.y == 0], x[dataset.y == 1]
+    assert float((donors[:, 30:32] == torch.tensor([g, t])).float().mean()) > 0.98
+    assert float((acceptors[:, 28:30] == torch.tensor([a, g])).float().mean()) > 0.98
+
+
+def test_sonnets_are_read_character_by_character() -> None:
+    dataset = load("sonnets")
+    x = tensor(dataset)
+    letters = dataset.class_names
+    assert (dataset.task, dataset.n_outputs, dataset.n_tokens) == ("next_token", 38, 38)
+    assert x.shape == dataset.y.shape
+    assert x.shape[1] == 32
+    assert torch.equal(x[:, 1:], dataset.y[:, :-1])  # what follows a step is the next step
+    assert dataset.group is not None
+    first = x[dataset.group == 0].flatten().tolist()
+    text = "".join(letters[token] for token in first)
+    assert text.startswith(
+        "from fairest creatures we desire increase,\nthat thereby beauty's rose"
+    )
+    assert len(set(dataset.group.tolist())) == 154
+
+
+def test_a_sonnet_is_in_one_part_of_the_split() -> None:
+    dataset = load("sonnets")
+    assert dataset.split is not None
+    assert dataset.group is not None
+    sonnets = [set(dataset.group[dataset.split == part].tolist()) for part in range(3)]
+    assert [len(part) for part in sonnets] == [30, 30, 94]
+    assert len(set.union(*sonnets)) == 154

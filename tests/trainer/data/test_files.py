@@ -53,6 +53,8 @@ def test_token_ids_stay_whole_numbers() -> None:
     dataset = read(npz(x=np.array([[1, 2], [3, 4]]), y=np.array([0, 1])))
     assert isinstance(dataset.x, torch.Tensor)
     assert dataset.x.dtype == torch.int64
+    assert dataset.n_tokens == 5
+    assert read(npz(x=X, y=LABELS)).n_tokens is None
 
 
 def test_other_bytes_are_refused() -> None:
@@ -82,3 +84,27 @@ def test_other_bytes_are_refused() -> None:
 def test_a_file_that_is_no_data_set_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(DatasetUnreadable, match=message):
         read(content)
+
+
+def test_next_tokens_have_the_vocabulary_of_inputs_and_targets() -> None:
+    x, y = np.array([[0, 4], [1, 2]]), np.array([[1, 2], [3, 0]])
+    dataset = read(npz(x=x, y=y, meta=json.dumps({"task": "next_token"})))
+    assert (dataset.task, dataset.n_outputs, dataset.n_tokens) == ("next_token", 5, 5)
+    assert dataset.class_names == ("0", "1", "2", "3", "4")
+    assert dataset.y.tolist() == y.tolist()
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X, np.zeros((4, 3), np.int64), "float32.*both are int64 token ids"),
+        (np.zeros((2, 3), np.int64), np.zeros((2, 4), np.int64), r"\[2, 4\]; for next_token"),
+        (np.zeros((2, 3), np.int64), np.zeros(2, np.int64), r"0 or more, \[N, T\]"),
+        (np.zeros((2, 3), np.int64), np.full((2, 3), -1), "0 or more"),
+    ],
+)
+def test_next_tokens_that_do_not_follow_their_inputs_are_refused(
+    x: object, y: object, message: str
+) -> None:
+    with pytest.raises(DatasetUnreadable, match=message):
+        read(npz(x=x, y=y, meta=json.dumps({"task": "next_token"})))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ def regression(x: Inputs = X, *, standardize: bool = True) -> Dataset:
     return Dataset(x, Y, "regression", 1, standardize=standardize)
 
 
-def tensor(inputs: Inputs) -> Tensor:
+def tensor(inputs: object) -> Tensor:
     assert isinstance(inputs, Tensor)
     return inputs
 
@@ -89,3 +91,64 @@ def test_token_ids_and_labels_are_left_alone() -> None:
     assert train.group is not None
     assert train.group.tolist() == [1, 1, 2, 2]
     assert data.target_scale is None
+
+
+def masked() -> Dataset:
+    """Six sequences of up to 4 steps of 2 features; the padding holds 1e6."""
+    lengths = torch.tensor([1, 2, 3, 4, 4, 2])
+    mask = torch.arange(4) < lengths[:, None]
+    x = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 0.1])
+    return Dataset(
+        {"x": torch.where(mask[..., None], x, 1e6), "mask": mask}, torch.arange(6) % 2,
+        "classification", 2, standardize=True, is_sequence=True,
+    )  # fmt: skip
+
+
+def test_each_feature_of_a_sequence_has_its_scale_and_padding_none() -> None:
+    dataset = masked()
+    prepared = prepare(dataset, SPLIT, dtype=torch.float64).parts
+    assert isinstance(dataset.x, dict)
+    for part, rows in (("train", slice(0, 4)), ("validation", slice(4, 5))):
+        got = prepared[part].x
+        assert isinstance(got, dict)
+        assert torch.equal(got["mask"], dataset.x["mask"][rows])
+        assert not bool(got["x"][~got["mask"]].any())
+    train = prepared["train"].x
+    assert isinstance(train, dict)
+    steps = train["x"][train["mask"]]
+    assert steps.shape == (10, 2)
+    torch.testing.assert_close(steps.mean(0), torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(
+        steps.std(0, correction=0), torch.ones(2, dtype=torch.float64), atol=1e-12, rtol=0
+    )
+
+
+def test_a_sequence_without_a_mask_is_scaled_by_feature_too() -> None:
+    x = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 0.1])
+    dataset = replace(regression(x), is_sequence=True)
+    train = tensor(prepare(dataset, SPLIT, dtype=torch.float64).parts["train"].x).reshape(-1, 2)
+    torch.testing.assert_close(train.std(0, correction=0), torch.ones(2, dtype=torch.float64))
+
+
+def test_a_series_of_numbers_with_a_mask_has_one_scale() -> None:
+    mask = torch.tensor([[True, False]] * 6)
+    dataset = replace(regression({"x": X, "mask": mask}), is_sequence=True)
+    train = prepare(dataset, SPLIT, dtype=torch.float64).parts["train"].x
+    assert isinstance(train, dict)
+    assert float(train["x"][:, 0].mean()) == pytest.approx(0, abs=1e-12)
+    assert not bool(train["x"][:, 1].any())
+
+
+def test_what_a_model_has_to_know_of_the_data_is_kept() -> None:
+    data = prepare(replace(masked(), n_tokens=7), SPLIT)
+    assert (data.input_shape, data.input_names, data.n_tokens) == ((4, 2), ("x", "mask"), 7)
+    plain = prepare(regression(), SPLIT)
+    assert (plain.input_shape, plain.input_names, plain.n_tokens) == ((2,), (), None)
+
+
+def test_next_tokens_stay_a_row_of_tokens() -> None:
+    tokens = torch.arange(24).view(6, 4) % 5
+    dataset = Dataset(tokens, tokens + 1, "next_token", 6, n_tokens=6)
+    train = prepare(dataset, SPLIT).parts["train"]
+    assert torch.equal(train.y, tokens[:4] + 1)
+    assert train.y.dtype == torch.int64

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dropt_trainer.dropout.masks import backend, drop, mask_seed, site_key
+from dropt_trainer.dropout.masks import backend, bind_drop, drop, mask_seed, site_key
 from dropt_trainer.dropout.reference import CHUNK, Numbers, Slots, drop_in_torch
 from dropt_trainer.native import load_library
 
@@ -372,3 +372,28 @@ def test_without_kernels_the_torch_backend_gives_the_same_bits_and_one_log_line(
 
 def test_backend_names_what_runs() -> None:
     assert backend() == ("torch" if load_library() is None else "c")
+
+
+@pytest.mark.skipif(backend() != "c", reason="no compiler here: nothing to bind")
+def test_the_bound_kernel_gives_the_masks_of_the_op_at_each_call() -> None:
+    x, y = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0)), torch.empty(3, 2, 5)
+    rates, seed = torch.tensor([[0.5, 0.1], [0.2, 0.9]]), torch.tensor([3, -4])
+    step = torch.zeros(2, dtype=torch.int32)
+    numbers = (SITE, 0, 3, 2, 5)
+    bound = bind_drop(y, x, rates[:, 1], seed, step, *numbers)  # one column of several: a stride
+    assert bound is not None
+    for _ in range(3):
+        step += 1
+        bound()
+        assert torch.equal(y, torch.ops.dropt.drop(x, rates[:, 1], seed, step, *numbers))
+    step.fill_(-1)
+    with pytest.raises(ValueError, match="step of a mask is negative"):
+        bound()
+
+
+def test_what_the_kernel_cannot_read_is_not_bound() -> None:
+    rate, seed = torch.tensor([0.5]), torch.tensor([3])
+    step = torch.zeros(1, dtype=torch.int32)
+    numbers = (SITE, 0, 1, 1, 6)
+    for x in (torch.ones(2, 3, dtype=torch.float64), torch.ones(3, 2).t()):
+        assert bind_drop(torch.empty_like(x), x, rate, seed, step, *numbers) is None

@@ -1,5 +1,7 @@
 """Reference models: shapes, arguments, and weights that depend on the seed alone."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,8 @@ def normal(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "input_shape"),
     [("mlp", (64,)), ("mlp", (30,)), ("mlp", (3, 8, 8)), ("cnn", (64,)), ("cnn", (784,)),
-     ("cnn", (8, 8)), ("cnn", (3, 9, 7)), ("cnn", (1, 2, 2))],
+     ("cnn", (8, 8)), ("cnn", (3, 9, 7)), ("cnn", (1, 2, 2)), ("resnet", (64,)),
+     ("resnet", (8, 8)), ("resnet", (3, 9, 7)), ("resnet", (1, 2, 2))],
 )  # fmt: skip
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_output_has_one_row_per_example(
@@ -77,10 +80,20 @@ def test_selu_layers_keep_the_variance_of_a_standard_input() -> None:
     assert 0.7 < float(hidden.var()) < 1.3
 
 
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
 @pytest.mark.parametrize("shape", [(30,), (1,), (2, 3, 4, 5)])
-def test_cnn_on_data_without_images_says_what_to_do(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"needs images: .* the data has shape .* 'mlp'"):
-        build("cnn", {}, input_shape=shape, n_outputs=2, seed=0)
+def test_data_without_images_is_told_what_to_do(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' needs images: .* has shape .* 'mlp'"):
+        build(name, {}, input_shape=shape, n_outputs=2, seed=0)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
+@pytest.mark.parametrize("form", [{"n_tokens": 4}, {"input_names": ("x", "mask")}])
+def test_models_of_tables_and_images_take_one_tensor_of_numbers(
+    name: str, form: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' takes one tensor.* lstm, gru, transformer"):
+        build(name, {}, input_shape=(64,), n_outputs=2, seed=0, **form)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +101,7 @@ def test_cnn_on_data_without_images_says_what_to_do(shape: tuple[int, ...]) -> N
     [
         ("mlp", {"hiden": [3]}, r'Unknown argument "hiden"; .* hidden, batch_norm, activation'),
         ("mlp", {"hidden": [3, 0]}, r'"hidden.1": .*greater than or equal to 1, received 0'),
-        ("mlp", {"hidden": 128}, r'"hidden": .*valid list, received 128'),
+        ("mlp", {"hidden": 128}, r'"hidden": .*valid array, received 128'),
         ("mlp", {"hidden": [64.5]}, r'"hidden.0": .*valid integer, received 64.5'),
         ("mlp", {"hidden": [8] * 17}, r'"hidden": .*at most 16 items'),
         ("mlp", {"batch_norm": 1}, r'"batch_norm": .*valid boolean, received 1'),
@@ -96,7 +109,7 @@ def test_cnn_on_data_without_images_says_what_to_do(shape: tuple[int, ...]) -> N
         ("mlp", {"input_shape": [3]}, r'Unknown argument "input_shape"'),
         ("cnn", {"channels": []}, r'"channels": .*at least 1 item'),
         ("cnn", {"kernel_size": 4}, r'"kernel_size": .*1, 3, 5, 7, 9 or 11, received 4'),
-        ("resnext", {}, r'Unknown model "resnext"; the models are mlp, cnn'),
+        ("resnext", {}, r'Unknown model "resnext"; the models are mlp, cnn, resnet'),
     ],
 )
 def test_wrong_arguments_name_the_field_the_value_and_what_is_allowed(
@@ -140,5 +153,15 @@ def test_schema_is_that_of_the_signature() -> None:
     }  # fmt: skip
 
 
-def test_reference_models_do_both_tasks() -> None:
-    assert {tasks(name) for name in MODELS} == {("classification", "regression")}
+def test_sequence_models_tell_the_next_token_too() -> None:
+    both = ("classification", "regression")
+    assert {name: tasks(name) for name in MODELS} == {
+        "mlp": both, "cnn": both, "resnet": both, "lstm": (*both, "next_token"),
+        "gru": (*both, "next_token"), "transformer": (*both, "next_token"),
+    }  # fmt: skip
+
+
+def test_what_the_data_says_is_no_argument() -> None:
+    for name in MODELS:
+        named = set(args_schema(name)["properties"])
+        assert not named & {"input_shape", "n_outputs", "task", "n_tokens", "input_names"}

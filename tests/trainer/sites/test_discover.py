@@ -493,21 +493,141 @@ def test_layers_with_weights_of_their_own_class_are_weight_layers() -> None:
     assert found.output_layers == ("2",)
 
 
-def test_recurrent_layers_and_attention_are_named_and_their_neighbours_left_out() -> None:
-    class Recurrent(nn.Module):
+class Recurrent(nn.Module):
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(8, 16, 2, batch_first=batch_first, dropout=0.2)
+        self.dense = nn.Linear(16, 16)
+        self.last = nn.Linear(16, N_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.rnn.batch_first:
+            x = x.transpose(0, 1)
+        steps = self.rnn(x)[0]
+        state = steps[:, -1] if self.rnn.batch_first else steps[-1]
+        out: Tensor = self.last(self.dense(state).relu())
+        return out
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_recurrent_layers_have_sites_before_inside_and_behind(batch_first: bool) -> None:
+    found = look(Recurrent(batch_first=batch_first), normal(4, 5, 8))
+    assert brief(found) == [
+        ("rnn:in", "rnn_in", "locked"),
+        ("rnn:dropout", "rnn_inter", "locked"),
+        ("rnn:out", "rnn_out", "locked"),  # what dense reads is its last step
+        ("last:in", "head", "element"),
+    ]
+    layouts = [(s.shape, s.batch_dim, s.time_dim) for s in found.sites][:3]
+    batch_dim, time_dim = (0, 1) if batch_first else (1, 0)
+    assert layouts == [
+        ((5, 8), batch_dim, time_dim),
+        ((5, 16), batch_dim, time_dim),
+        ((5, 16), batch_dim, time_dim),
+    ]
+    assert by_name(found)["rnn:dropout"].existing_rate == 0.2
+
+
+def test_packed_sequences_have_the_ports_of_their_layer() -> None:
+    class Packed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn = nn.LSTM(8, 16, 2, batch_first=True, dropout=0.2)
-            self.dense = nn.Linear(16, 16)
-            self.last = nn.Linear(16, N_CLASSES)
+            self.words = nn.Embedding(20, 6)
+            self.rnn = nn.GRU(6, 8, batch_first=True)
+            self.last = nn.Linear(8, N_CLASSES)
 
         def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.last(self.dense(self.rnn(x)[0][:, -1]).relu())
+            lengths = torch.tensor([3, 2, 3, 1] + [1] * (len(x) - 4))
+            packed = nn.utils.rnn.pack_padded_sequence(
+                self.words(x), lengths, batch_first=True, enforce_sorted=False
+            )
+            steps, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+            out: Tensor = self.last(steps)
+            return out.mean(1)
+
+    found = look(Packed(), torch.arange(12).view(4, 3))
+    assert brief(found) == [
+        ("rnn:in", "rnn_in", "locked"),
+        ("rnn:out", "rnn_out", "locked"),
+        ("last:in", "head", "element"),  # padded again
+    ]
+
+
+def test_embedding_that_shifts_attention_scores_is_no_site() -> None:
+    class Biased(nn.Module):
+        def __init__(self, *, fused: bool) -> None:
+            super().__init__()
+            self.words, self.places = nn.Embedding(20, 8), nn.Embedding(9, 1)
+            self.qkv, self.last = nn.Linear(8, 24), nn.Linear(8, N_CLASSES)
+            self.fused = fused
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(self.words(x)).chunk(3, -1)
+            steps = torch.arange(x.shape[1])
+            bias = self.places(steps[:, None] - steps + 4).squeeze(-1)
+            if self.fused:
+                context = F.scaled_dot_product_attention(q, k, v, bias.expand(len(x), -1, -1))
+            else:
+                context = (q @ k.transpose(1, 2) + bias).softmax(-1) @ v
+            out: Tensor = self.last(context)
+            return out.mean(1)
+
+    for fused in (True, False):
+        found = look(Biased(fused=fused), torch.arange(12).view(4, 3))
+        assert brief(found) == [
+            ("words:out", "embed", "element"),
+            ("last:in", "head", "element"),
+        ]
+        assert ("places:out", "query_key_value") in refused(found)
+
+
+def test_dropout_on_a_table_of_constants_is_a_site_and_off() -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, N_CLASSES)
+            self.drop = nn.Dropout(0.1)
+            self.register_buffer("table", torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(F.relu(self.first(x) + self.drop(self.get_buffer("table"))))
             return out
 
-    found = look(Recurrent(), normal(4, 5, 8))
-    assert [s.site for s in found.sites] == ["last:in"]
-    assert ("unsupported-layer", "rnn:out") in {(f.code, f.site) for f in found.findings}
+    site = by_name(look(Places(), normal(4, 8)))["drop:p"]
+    assert (site.existing_rate, site.recommended, site.kinds) == (0.1, False, ("element",))
+
+
+def test_model_that_asks_for_gradients_of_its_input_is_read() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(8, N_CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x[:, None]
+            if self.training:
+                x.requires_grad = True
+            out: Tensor = self.last(x)
+            return out.mean(1)
+
+    assert brief(look(Asking(), normal(4, 8))) == [("last:in", "input", "element")]
+
+
+def test_frozen_parts_get_no_new_site_and_their_own_dropout_is_off() -> None:
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.1),
+        nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, N_CLASSES),
+    )  # fmt: skip
+    for layer in (model[0], model[2], model[5]):
+        layer.requires_grad_(False)
+    found = look(model, normal(4, 8))
+    assert [(s.site, s.recommended) for s in found.sites] == [
+        ("4:p", False),
+        ("6:out", True),  # a trainable layer reads it
+        ("8:out", True),
+    ]
+    assert "frozen" in str(by_name(found)["4:p"].reason)
+    assert {("0:in", "frozen"), ("1:out", "frozen")} <= refused(found)
 
 
 class Noisy(nn.Module):
@@ -620,3 +740,49 @@ def test_instrumented_models_and_models_without_gradients_are_refused() -> None:
 
     with pytest.raises(SiteError, match="does not depend"):
         look(Detached(), normal(4, 8))
+
+
+class Broken(nn.Module):
+    """A layer, and what a test does with its output."""
+
+    def __init__(self, end: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, N_CLASSES)
+        self.end = end
+
+    def forward(self, x: Tensor) -> object:
+        return self.end(self.layer(x))
+
+
+def crash(x: Tensor) -> Tensor:
+    raise KeyError("weights of last year")
+
+
+BAD: dict[str, tuple[nn.Module, Tensor, str]] = {
+    "forward fails": (Broken(crash), normal(4, 8), r"\[4, 8\].*weights of last year.*Change"),
+    "no tensor": (Broken(lambda x: "yes"), normal(4, 8), "returns no float tensor, but str"),
+    "no float": (Broken(lambda x: {"labels": x.argmax(-1)}), normal(4, 8), "no float tensor"),
+    "wrong shape": (
+        nn.Sequential(nn.ReLU(), nn.Linear(9, N_CLASSES)),
+        normal(4, 8),
+        r"inputs of shape \[4, 8\] in module '1'",
+    ),
+    "loss fails": (
+        Broken(lambda x: x.unsqueeze(1)),
+        normal(4, 8),
+        r"loss fails on the model's output, \[4, 1, 5\], and the targets, \[4\]",
+    ),
+    "no parameters": (nn.Sequential(nn.Flatten(), nn.ReLU()), normal(4, 8), "no parameters"),
+    "no sites": (
+        nn.Sequential(nn.Embedding(9, N_CLASSES), nn.Flatten()),
+        torch.arange(4).view(4, 1),
+        "no place for dropout: its output layers are 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_models_that_cannot_be_searched_are_refused_with_what_to_do(case: str) -> None:
+    model, inputs, message = BAD[case]
+    with pytest.raises(SiteError, match=message):
+        look(model, inputs)

@@ -3,27 +3,25 @@
 import copy
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.trainer.sites.packs import run, run_pack, stacked
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
 from dropt_trainer.dropout.kinds import KINDS, apply_kind
 from dropt_trainer.dropout.masks import mask_seed, site_key
 from dropt_trainer.models import build
-from dropt_trainer.sites.functions import SiteMode
 from dropt_trainer.sites.instrument import (
     SiteError,
     SitePort,
     instrument,
     set_rates,
-    site_mode,
     strip,
 )
 
@@ -157,12 +155,6 @@ def instrumented(
     return model
 
 
-def run(model: nn.Module, x: Tensor) -> Tensor:
-    with site_mode(model, vmapped=False):
-        out: Tensor = model(x)
-    return out
-
-
 def without_own_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, _DropoutNd):
@@ -260,26 +252,6 @@ def test_calls_of_an_attribute_site_have_masks_of_their_own() -> None:
         site = site_key(":drop_rate")
         y = apply_kind(y, "element", torch.tensor(0.4), seed, step, site=site, call=call)
     assert torch.equal(run(model, rows(name)), bare.get_submodule("last")(y))
-
-
-def stacked(model: nn.Module, n_slots: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters and buffers of a pack whose slots all start from one model."""
-
-    def stack(named: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        return {key: torch.stack([value.detach()] * n_slots) for key, value in named}
-
-    return stack(model.named_parameters()), stack(model.named_buffers())
-
-
-def run_pack(
-    model: nn.Module, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
-) -> Tensor:
-    def one(params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        out: Tensor = functional_call(model, (params, buffers), (x,))
-        return out
-
-    with site_mode(model, vmapped=True):
-        return torch.vmap(one)(params, buffers, x)
 
 
 @pytest.mark.parametrize("n_slots", [2, 5])
@@ -497,11 +469,6 @@ def test_a_model_converted_to_float64_keeps_its_masks() -> None:
     assert torch.equal(run(model, x), run(expected, x))
 
 
-def test_the_mode_is_skipped_where_hooks_are_enough() -> None:
-    assert not isinstance(site_mode(instrumented("mlp"), vmapped=True), SiteMode)
-    assert isinstance(site_mode(instrumented("sequential"), vmapped=True), SiteMode)
-
-
 def test_random_operation_that_is_no_site_raises_in_a_pack() -> None:
     class HardCoded(nn.Module):
         def __init__(self) -> None:
@@ -552,21 +519,6 @@ def test_padding_row_of_an_embedding_gets_no_gradient_in_any_slot(functional: bo
     assert torch.equal(gradient[:, 1], torch.full((3, 4), 2.0))
 
 
-def test_a_rate_that_arrives_inside_attention_is_refused() -> None:
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.drop_rate = 0.1
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(x, x, x, dropout_p=self.drop_rate)
-
-    model = Attention().train()
-    instrument(model, [SitePort(":drop_rate", "element")])
-    with pytest.raises(SiteError, match="inside scaled_dot_product_attention is not supported"):
-        run(model, torch.ones(2, 1, 3, 4))
-
-
 @pytest.mark.parametrize(
     ("ports", "message"),
     [
@@ -589,10 +541,9 @@ def test_ports_that_cannot_be_are_refused_and_nothing_is_changed(
     assert snapshot(model) == before
 
 
-def test_recurrent_and_attention_rates_are_refused_for_now() -> None:
-    for module in (nn.LSTM(4, 4, 2, dropout=0.1), nn.MultiheadAttention(4, 2, dropout=0.1)):
-        with pytest.raises(SiteError, match="not supported yet"):
-            instrument(nn.Sequential(module), [SitePort("0:dropout", "element")])
+def test_a_recurrent_layer_alone_has_nothing_to_drop_between() -> None:
+    with pytest.raises(SiteError, match=r"'0:dropout': one layer only"):
+        instrument(nn.Sequential(nn.LSTM(4, 4)), [SitePort("0:dropout", "element")])
 
 
 def test_instrumenting_twice_and_stripping_a_bare_model_are_refused() -> None:

@@ -59,6 +59,21 @@ class Words(nn.Module):
         return out
 
 
+class Sequence(nn.Module):
+    """A recurrent layer, with modules between it and its input, and behind its mean state."""
+
+    def __init__(self, between: nn.Module, behind: nn.Module) -> None:
+        super().__init__()
+        self.read, self.between = nn.Linear(8, 8), between
+        self.rnn, self.behind = nn.GRU(8, 8, batch_first=True), behind
+        self.last = nn.Linear(8, N_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rnn(self.between(F.relu(self.read(x))))[0].mean(1)
+        out: Tensor = self.last(self.behind(x))
+        return out
+
+
 def layers(*modules: nn.Module) -> nn.Module:
     return nn.Sequential(*modules)
 
@@ -69,10 +84,6 @@ def dense(n_in: int, n_out: int) -> nn.Module:
 
 def head() -> nn.Module:
     return nn.Linear(9, N_CLASSES)
-
-
-def per_step(module: nn.Module) -> nn.Module:
-    return layers(nn.Unflatten(1, (2, 4)), module, nn.Flatten(), nn.Linear(8, N_CLASSES))
 
 
 def literal(model: nn.Module, x: Tensor) -> Tensor:
@@ -87,13 +98,8 @@ def unused(model: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-def in_attention(model: nn.Module, x: Tensor) -> Tensor:
-    rate = model.drop_rate if model.training else 0.0
-    y = x.view(-1, 1, 4, 4)
-    return F.scaled_dot_product_attention(y, y, y, dropout_p=rate).flatten(1)  # type: ignore[arg-type]
-
-
 FLOATS = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+STEPS = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.arange(12).view(4, 3) % 9
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], str, Tensor]] = {
     "output-layer-site": (
@@ -135,17 +141,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], str, Te
         FLOATS,
     ),
     "token-input": (Words, lambda: layers(dense(8, 9), nn.ReLU(), head()), ":in", TOKENS),
-    "unsupported-layer": (
-        lambda: per_step(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)),
-        lambda: per_step(dense(4, 4)),
-        "1.self_attn:out",
-        FLOATS,
-    ),
-    "unsupported-dropout": (
-        lambda: Custom(in_attention),
-        lambda: Custom(held),
-        ":drop_rate",
-        FLOATS,
+    "recurrent-per-step": (
+        lambda: Sequence(nn.Dropout(0.2), nn.Identity()),
+        lambda: Sequence(nn.Identity(), nn.Dropout(0.2)),
+        "between:p",
+        STEPS,
     ),
 }
 
@@ -187,3 +187,30 @@ def test_dropout_behind_the_output_layer_is_no_site() -> None:
     found = discover(faulty(), inputs, torch.arange(4), cross_entropy)
     assert "3:p" not in {site.site for site in found.sites}
     assert ("3:p", "output_layer") in {(e.site, e.reason) for e in found.excluded}
+
+
+def test_dropout_inside_and_around_recurrent_layers_is_named_where_it_has_a_rate() -> None:
+    class Both(nn.Module):
+        def __init__(self, rate: float) -> None:
+            super().__init__()
+            self.cell, self.drop = nn.GRUCell(8, 8), nn.Dropout(rate)
+            self.rnn = nn.LSTM(8, 8, 2, batch_first=True, dropout=rate)
+            self.last = nn.Linear(8, N_CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.rnn(x)[0]
+            state = x.new_zeros(len(x), 8)
+            for step in range(x.shape[1]):
+                state = self.cell(self.drop(x[:, step]), state)
+            out: Tensor = self.last(state)
+            return out
+
+    assert codes(Both(0.1), STEPS) == {
+        ("recurrent-per-step", "drop:p"),
+        ("recurrent-per-step", "rnn:dropout"),
+    }
+    assert codes(Both(0.0), STEPS) == set()
+    found = discover(Both(0.1), STEPS, torch.arange(4), cross_entropy)
+    kinds = {site.site: (site.kinds, site.calls) for site in found.sites}
+    assert kinds["drop:p"] == (("element", "locked"), 3)
+    assert kinds["rnn:dropout"] == (("locked", "element"), 1)

@@ -10,11 +10,10 @@ import safetensors.torch
 import torch
 from tests.trainer.worker.scripted_service import ScriptedService, train_lease, trial
 
-from dropt_trainer.data import builtin
+from dropt_trainer.data import builtin, placing
 from dropt_trainer.data.prepare import prepare
 from dropt_trainer.data.splits import Part
 from dropt_trainer.fused.driver import Driver
-from dropt_trainer.worker import sources
 from dropt_trainer.worker.loop import Worker
 from dropt_trainer.worker.sources import split_of
 
@@ -230,7 +229,7 @@ def test_test_rows_are_not_even_loaded_unless_they_may_be_scored(
         seen.append(set(prepared.parts))
         return prepared
 
-    monkeypatch.setattr(sources, "prepare", spy)
+    monkeypatch.setattr(placing, "prepare", spy)
     service = ScriptedService()
     service.leases.append(train_lease([trial("a")], step="search"))
     service.leases.append(

@@ -1,13 +1,14 @@
 """Canonical npz files: what the service hands out for an uploaded data set.
 
-Arrays: `x` (float, or int64 token ids), `y` (integer classes or float targets), and, where the
-user gave them, `split` (0, 1, 2) and `group`. `meta` is a JSON object as a text scalar with what
-arrays cannot say: `task`, `class_names`, `licence`, `source`; each may be missing.
+Arrays: `x` (float, or int64 token ids), `y` (integer classes or tokens, or float targets), and,
+where the user gave them, `split` (0, 1, 2) and `group`. `meta` is a JSON object as a text scalar
+with what arrays cannot say: `task`, `class_names`, `licence`, `source`; each may be missing.
 """
 
 import hashlib
 import io
 import json
+import typing
 import zipfile
 from collections.abc import Mapping
 
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dropt.errors import DatasetUnreadable, DigestMismatch
-from dropt_trainer.data.dataset import Dataset, Task
+from dropt_trainer.data.dataset import Dataset, Task, count_tokens
 
 Array = NDArray[np.generic]
+TASKS: tuple[Task, ...] = typing.get_args(Task)
 
 
 def verify(content: bytes, sha256: str, name: str) -> None:
@@ -71,11 +73,14 @@ def load_npz(content: bytes, *, name: str, sha256: str, standardize: bool = True
     meta = _meta(arrays)
     task = _task(meta, arrays["y"])
     y = _targets(arrays["y"], task)
+    x = _numbers(arrays["x"])
     names = tuple(str(label) for label in _list(meta.get("class_names")))
+    n_outputs, n_tokens = _n_outputs(y, task, len(names)), count_tokens(x)
+    if task == "next_token":
+        n_outputs = n_tokens = _vocabulary(x, y, n_outputs)
     return Dataset(
-        x=_numbers(arrays["x"]), y=y, task=task,
-        n_outputs=_n_outputs(y, task, len(names)),
-        class_names=names or _numbered(y, task),
+        x=x, y=y, task=task, n_outputs=n_outputs, n_tokens=n_tokens,
+        class_names=names or _numbered(n_outputs, task),
         group=_optional(arrays.get("group"), np.int64),
         split=_optional(arrays.get("split"), np.int8),
         standardize=standardize,
@@ -113,19 +118,22 @@ def _meta(arrays: Mapping[str, Array]) -> Mapping[str, object]:
 def _task(meta: Mapping[str, object], y: Array) -> Task:
     if "task" not in meta:
         return "regression" if y.dtype.kind == "f" else "classification"
-    if meta["task"] == "classification":
-        return "classification"
-    if meta["task"] == "regression":
-        return "regression"
-    raise DatasetUnreadable(f"task is {meta['task']!r}, allowed: classification, regression")
+    for task in TASKS:
+        if task == meta["task"]:
+            return task
+    raise DatasetUnreadable(f"task is {meta['task']!r}, allowed: {', '.join(TASKS)}")
 
 
 def _targets(y: Array, task: Task) -> Tensor:
     if task == "regression":
         return torch.from_numpy(y.astype(np.float64))
     labels = torch.from_numpy(y.astype(np.int64))
-    if y.ndim != 1 or bool((labels < 0).any()):
-        raise DatasetUnreadable("class labels are one whole number of 0 or more per row")
+    if bool((labels < 0).any()) or y.ndim != (2 if task == "next_token" else 1):
+        raise DatasetUnreadable(
+            "tokens are whole numbers of 0 or more, [N, T]"
+            if task == "next_token"
+            else "class labels are one whole number of 0 or more per row"
+        )
     return labels
 
 
@@ -138,10 +146,19 @@ def _n_outputs(y: Tensor, task: Task, n_named: int) -> int:
     return max(n_classes, n_named)
 
 
-def _numbered(y: Tensor, task: Task) -> tuple[str, ...]:
-    if task == "regression":
-        return ()
-    return tuple(str(label) for label in range(int(y.max()) + 1))
+def _vocabulary(x: Tensor, y: Tensor, n_outputs: int) -> int:
+    """Tokens of inputs and targets, which are told of the same vocabulary."""
+    n_tokens = count_tokens(x)
+    if n_tokens is None or x.shape != y.shape:
+        raise DatasetUnreadable(
+            f"x is {x.dtype} {list(x.shape)}, y has {list(y.shape)}; for next_token both are "
+            "int64 token ids [N, T]"
+        )
+    return max(n_outputs, n_tokens)
+
+
+def _numbered(n_outputs: int, task: Task) -> tuple[str, ...]:
+    return () if task == "regression" else tuple(str(label) for label in range(n_outputs))
 
 
 def _numbers(x: Array) -> Tensor:

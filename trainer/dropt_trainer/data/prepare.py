@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dropt_trainer.data.dataset import Dataset, Inputs, Task, take
+from dropt_trainer.data.dataset import MASK, Dataset, Inputs, Task, take
 from dropt_trainer.data.splits import Part
+from dropt_trainer.data.streams import Streamed
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,15 @@ class Rows:
     """The rows of one part of a split, on the device.
 
     Attributes:
-        x: [n, ...], standardised where the data set asks for it; or such tensors by name.
-        y: classification [n], int64; regression [n, D], standardised likewise.
+        x: [n, ...], standardised where the data set asks for it; or such tensors by name; or
+            where they are read from, see `streams`.
+        y: classification [n] or next token [n, T], int64; regression [n, D], standardised
+            likewise.
         rows: [n], int64, their numbers in the data set, ascending.
         group: [n], int64, or None.
     """
 
-    x: Inputs
+    x: Inputs | Streamed
     y: Tensor
     rows: Tensor
     group: Tensor | None
@@ -36,6 +39,9 @@ class Prepared:
 
     Attributes:
         parts: `train`, `validation` and, only where it may be scored, `test`.
+        input_shape: of one example; of the first tensor when there are several.
+        input_names: names of the input tensors; none for a single one.
+        n_tokens: of the vocabulary, where inputs are token ids.
         target_mean: [D], what a regression target was shifted by; None for a classification.
         target_scale: [D], what it was divided by: one unit of output in units of the target.
     """
@@ -44,6 +50,8 @@ class Prepared:
     task: Task
     n_outputs: int
     input_shape: tuple[int, ...]
+    input_names: tuple[str, ...] = ()
+    n_tokens: int | None = None
     target_mean: Tensor | None = None
     target_scale: Tensor | None = None
 
@@ -59,7 +67,8 @@ def prepare(
     """Put the named parts of a split data set on a device.
 
     Means and deviations come from the training rows alone. A feature that is constant in them says
-    nothing that could be learnt and becomes 0 everywhere.
+    nothing that could be learnt and becomes 0 everywhere. Steps that a sequence has not (`MASK`)
+    count for neither and are 0.
 
     Args:
         dataset: all rows.
@@ -81,6 +90,8 @@ def prepare(
         task=dataset.task,
         n_outputs=dataset.n_outputs,
         input_shape=dataset.input_shape,
+        input_names=dataset.input_names,
+        n_tokens=dataset.n_tokens,
         target_mean=None if target is None else target.mean.to(device, dtype),
         target_scale=None if target is None else (1 / target.inverse).to(device, dtype),
     )
@@ -109,21 +120,34 @@ def _scaling(dataset: Dataset, train: Tensor) -> Scaling:
     inputs: dict[str, Affine] = {}
     if dataset.standardize:
         named = dataset.x if isinstance(dataset.x, dict) else {"": dataset.x}
-        inputs = {name: _features(x[train]) for name, x in named.items() if x.is_floating_point()}
+        mask = named.get(MASK)
+        real = None if mask is None else mask[train]
+        inputs = {
+            name: _features(x[train], real if _has_steps(x, mask) else None, dataset.is_sequence)
+            for name, x in named.items() if x.is_floating_point()
+        }  # fmt: skip
     if dataset.task != "regression":
         return Scaling(inputs, None)
     return Scaling(inputs, _target(_columns(dataset.y[train]), standardize=dataset.standardize))
 
 
-def _features(x: Tensor) -> Affine:
-    """Per column of a table; images and sequences have one unit, so one mean and one deviation.
+def _has_steps(x: Tensor, mask: Tensor | None) -> bool:
+    """Whether the mask [N, T] says which steps of these inputs [N, T, ...] are real."""
+    return mask is not None and mask.dtype == torch.bool and x.shape[: mask.ndim] == mask.shape
 
-    Standardising each pixel by itself would blow up the ones that are almost never inked.
+
+def _features(x: Tensor, real: Tensor | None, is_sequence: bool) -> Affine:
+    """Per column of a table or feature of a sequence; an image has one mean and one deviation.
+
+    It has one unit, and standardising each pixel by itself would blow up the ones that are almost
+    never inked. A series of single numbers [N, T] has one unit as well.
     """
-    columns = x.to(torch.float64) if x.ndim == 2 else x.to(torch.float64).reshape(-1, 1)
+    by_column = x.ndim == 3 if is_sequence else x.ndim == 2 and real is None
+    kept = x.to(torch.float64) if real is None else x[real].to(torch.float64)
+    columns = kept.reshape(-1, x.shape[-1] if by_column else 1)
     mean, inverse = columns.mean(0), 1 / columns.std(0, correction=0)
     inverse[_is_constant(columns)] = 0
-    return Affine(mean, inverse) if x.ndim == 2 else Affine(mean[0], inverse[0])
+    return Affine(mean, inverse) if by_column else Affine(mean[0], inverse[0])
 
 
 def _target(columns: Tensor, *, standardize: bool) -> Affine:
@@ -149,21 +173,31 @@ def _rows(
     dataset: Dataset, chosen: Tensor, scaling: Scaling, device: torch.device, dtype: torch.dtype
 ) -> Rows:
     rows = chosen.nonzero().flatten()
-
-    def scaled(x: Tensor, name: str) -> Tensor:
-        affine = scaling.inputs.get(name)
-        x = x if affine is None else affine(x)
-        return x.to(device, dtype if x.is_floating_point() else None)
-
     x = take(dataset.x, rows)
+    named = x if isinstance(x, dict) else {"": x}
+    mask = named.get(MASK)
+    scaled = {
+        name: _scaled(t, scaling.inputs.get(name), mask).to(
+            device, dtype if t.is_floating_point() else None
+        )
+        for name, t in named.items()
+    }
     y = dataset.y[rows]
     return Rows(
-        x={name: scaled(t, name) for name, t in x.items()}
-        if isinstance(x, dict)
-        else scaled(x, ""),
+        x=scaled if isinstance(x, dict) else scaled[""],
         y=y.to(device)
         if scaling.target is None
         else scaling.target(_columns(y)).to(device, dtype),
         rows=rows,
         group=None if dataset.group is None else dataset.group[rows],
     )
+
+
+def _scaled(x: Tensor, affine: Affine | None, mask: Tensor | None) -> Tensor:
+    """Standardised, and 0 where there is no step, whatever the padding was."""
+    if affine is None:
+        return x
+    x = affine(x)
+    if mask is None or not _has_steps(x, mask):
+        return x
+    return x * mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))

@@ -1,7 +1,8 @@
 """Kinds of dropout: which parts of a tensor fall together, all of them on top of the one op.
 
 Every kind keeps the mean of a tensor (`alpha`: mean and variance of a standardised one) and is the
-identity, bit for bit, at rate 0. Shapes are those of one trial: B examples first.
+identity, bit for bit, at rate 0. Shapes are those of one trial; where no `batch_dim` says
+otherwise, its B examples come first.
 """
 
 import torch
@@ -23,6 +24,7 @@ def apply_kind(
     *,
     site: int,
     call: int = 0,
+    batch_dim: int = 0,
     time_dim: int | None = None,
 ) -> Tensor:
     """Dropout of one kind on one trial's tensor; the other arguments are those of `drop`.
@@ -32,13 +34,14 @@ def apply_kind(
         kind: one of KINDS. `element` drops each unit by itself; `channel` whole maps, [B, C, 1..]
             (Tompson et al. 2015); `locked` the same units at every time step (Gal and Ghahramani
             2016); `path` an example's whole tensor (Huang et al. 2016); `token` all features of a
-            position, [B, T, 1]; `alpha` each unit, to SELU's floor instead of 0, with an affine
-            correction (Klambauer et al. 2017).
+            position, [B, T, 1], features last; `alpha` each unit, to SELU's floor instead of 0,
+            with an affine correction (Klambauer et al. 2017).
         rate: one float32 in [0, 1).
         seed: one int64.
         step: one int32.
         site: see `site_key`.
         call: how often the site has run in this forward.
+        batch_dim: dimension of examples, for `path` and `channel`; maps lie in the one behind it.
         time_dim: dimension of time steps; needed by `locked` alone.
 
     Raises:
@@ -49,26 +52,61 @@ def apply_kind(
     if kind == "alpha":
         kept = drop(torch.ones_like(x), rate, seed, step, site=site, call=call) > 0
         return _correct_alpha(x, kept, rate)
-    ones = x.new_ones(mask_shape(x, kind, time_dim))
+    ones = x.new_ones(mask_shape(x, kind, batch_dim=batch_dim, time_dim=time_dim))
     return x * drop(ones, rate, seed, step, site=site, call=call)
 
 
-def mask_shape(x: Tensor, kind: str, time_dim: int | None = None) -> tuple[int, ...]:
+def apply_kind_to_packed(
+    x: Tensor,
+    batch_sizes: Tensor,
+    kind: str,
+    rate: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    *,
+    site: int,
+    call: int = 0,
+) -> Tensor:
+    """`apply_kind` on the data of a PackedSequence, whose examples are told apart by their place.
+
+    x is [N, D]: the time steps one below the other, each with the examples that last so long;
+    batch_sizes is [T], how many these are, on the CPU. `channel` is no kind here: one mask for all
+    steps of an example is `locked`.
+
+    Raises:
+        ValueError: an unknown kind, or `channel`.
+    """
+    if kind == "token":  # each row is a position
+        kind = "path"
+    elif kind in ("locked", "path"):
+        sizes: list[int] = batch_sizes.tolist()
+        ones = x.new_ones(sizes[0], x.shape[1] if kind == "locked" else 1)
+        mask = drop(ones, rate, seed, step, site=site, call=call)
+        return x * torch.cat([mask[:size] for size in sizes])
+    elif kind == "channel":
+        raise ValueError("Kind 'channel' does not fit a PackedSequence; take 'locked'.")
+    return apply_kind(x, kind, rate, seed, step, site=site, call=call)
+
+
+def mask_shape(
+    x: Tensor, kind: str, *, batch_dim: int = 0, time_dim: int | None = None
+) -> tuple[int, ...]:
     """Shape of the mask of a kind that drops several units together; raises as `apply_kind`."""
     if kind not in MIN_DIMENSIONS:
         raise ValueError(f"Unknown kind {kind!r}; the kinds are {', '.join(KINDS)}.")
     if x.ndim < MIN_DIMENSIONS[kind]:
         least = MIN_DIMENSIONS[kind]
         raise ValueError(f"Kind {kind!r} needs at least {least} dimensions, not {tuple(x.shape)}.")
-    if kind == "channel":
-        return (*x.shape[:2], *[1] * (x.ndim - 2))
-    if kind == "path":
-        return (x.shape[0], *[1] * (x.ndim - 1))
     if kind == "token":
         return (*x.shape[:-1], 1)
-    if time_dim is None:
-        raise ValueError("Kind 'locked' needs the dimension of time steps, time_dim.")
-    return tuple(1 if dim == time_dim % x.ndim else n for dim, n in enumerate(x.shape))
+    if kind == "locked":
+        if time_dim is None:
+            raise ValueError("Kind 'locked' needs the dimension of time steps, time_dim.")
+        return tuple(1 if dim == time_dim % x.ndim else n for dim, n in enumerate(x.shape))
+    own = {batch_dim % x.ndim}
+    if kind == "channel":
+        own.add((batch_dim + 1) % x.ndim)
+    return tuple(n if dim in own else 1 for dim, n in enumerate(x.shape))
 
 
 def _correct_alpha(x: Tensor, kept: Tensor, rate: Tensor) -> Tensor:

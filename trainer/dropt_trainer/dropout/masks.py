@@ -7,6 +7,7 @@ on any backend and after a restart. `reference.py` defines them; float32 on a CP
 import functools
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,6 +67,29 @@ def drop(
     return _call(x, slots, Numbers(site, call, 1, 1, x.numel()))
 
 
+def bind_drop(
+    y: Tensor, x: Tensor, rate: Tensor, seed: Tensor, step: Tensor, *numbers: int
+) -> Callable[[], None] | None:
+    """The kernel on fixed memory: every call of the result writes the dropout of x into y.
+
+    None where it cannot be had: without C, for other types than float32, for tensors that are not
+    contiguous (rates may have a stride). The arguments are those that the op has accepted.
+    """
+    library, whole = load_library(), (x, y, seed, step)
+    if library is None or x.dtype != torch.float32 or x.device.type != "cpu":
+        return None
+    if not all(t.is_contiguous() for t in whole):
+        return None
+    kernel, tensors = library.dropt_drop, (x, y, rate, seed, step)
+    values = (*(t.data_ptr() for t in tensors), rate.stride(0), *numbers)
+    arguments = [kind(value) for kind, value in zip(kernel.argtypes, values, strict=True)]
+
+    def run(_alive: tuple[Tensor, ...] = tensors) -> None:  # the pointers are as good as these
+        _raise(kernel(*arguments))
+
+    return run
+
+
 def _call(x: Tensor, slots: Slots, numbers: Numbers) -> Tensor:
     result: Tensor = torch.ops.dropt.drop(x, *slots, *numbers)
     return result
@@ -81,12 +105,10 @@ def _drop_on_cpu(x: Tensor, rate: Tensor, seed: Tensor, step: Tensor, *numbers: 
         if not bool(slots.rate.any()):
             return x.clone(memory_format=torch.contiguous_format)
         return drop_in_torch(x, slots, layout)
-    operands = [t.contiguous() for t in (x, *slots)]
-    y = torch.empty_like(operands[0])
-    pointers = (t.data_ptr() for t in (operands[0], y, *operands[1:]))
-    refusal = library.dropt_drop(*pointers, *numbers)
-    if refusal:
-        raise ValueError(REFUSALS[refusal])
+    x, seed, step = x.contiguous(), seed.contiguous(), step.contiguous()
+    y = torch.empty_like(x)
+    pointers = (t.data_ptr() for t in (x, y, rate, seed, step))
+    _raise(library.dropt_drop(*pointers, rate.stride(0), *numbers))
     return y
 
 
@@ -94,6 +116,11 @@ def _drop_on_cuda(x: Tensor, rate: Tensor, seed: Tensor, step: Tensor, *numbers:
     slots, layout = Slots(rate, seed, step), Numbers(*numbers)
     _check(slots, layout)
     return drop_in_torch(x, slots, layout)
+
+
+def _raise(refusal: int) -> None:
+    if refusal:
+        raise ValueError(REFUSALS[refusal])
 
 
 def _check(slots: Slots, numbers: Numbers) -> None:

@@ -1,16 +1,17 @@
 """Epochs of a pack on a prepared data set: train, validate, keep the best, end and refill."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dropt_trainer.data.dataset import take
 from dropt_trainer.data.prepare import Prepared, Rows
+from dropt_trainer.data.reading import Visit
+from dropt_trainer.data.streams import chunks, training_batches
 from dropt_trainer.fused.pack import Pack
 from dropt_trainer.fused.slots import (
     Direction,
@@ -20,10 +21,11 @@ from dropt_trainer.fused.slots import (
     is_scheduled,
     planned_rates,
 )
-from dropt_trainer.metrics import METRICS
+from dropt_trainer.metrics import METRICS, summarize
 
 State = Literal["running", "finished", "diverged"]
 EXAMPLES_AT_ONCE = 8192  # of all trials in one evaluation chunk; fewer or more were slower
+LOGITS_AT_ONCE = 2**24  # likewise, where each step of an example has logits: 64 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Examples:
     Attributes:
         rows: [N], int64, numbers of the rows in the data set.
         loss: [N], float32; regression: in squared units of the target.
-        prediction: [N, C] probabilities, or [N, D] in units of the target.
-        target: [N] classes, or [N, D] in units of the target.
+        prediction: [N, C] probabilities, or [N, D] in units of the target, or next token [N, T],
+            the likeliest token at each step.
+        target: [N] classes, or [N, D] in units of the target, or [N, T] tokens.
         group: [N], int64, or None.
     """
 
@@ -43,6 +46,19 @@ class Examples:
     prediction: Tensor
     target: Tensor
     group: Tensor | None
+
+
+class Piece(NamedTuple):
+    """Scores of some examples: losses [n, B], metrics [n, B] by name, predictions [n, B, ...].
+
+    With predictions, `judged` [n, B] is the first metric of the task: evidence rests on it, while
+    a user's own loss is for training alone.
+    """
+
+    losses: Tensor
+    metrics: Mapping[str, Tensor]
+    predictions: Tensor | None
+    judged: Tensor
 
 
 @dataclass(frozen=True)
@@ -152,18 +168,24 @@ class Driver:
         chosen = list(self.pack.filled if slots is None else slots)
         if not chosen:
             return {}
-        output = self._outputs(rows, slots)
-        target = rows.y.expand(len(chosen), *rows.y.shape)
-        if self.data.target_scale is not None:
-            output, target = output * self.data.target_scale, target * self.data.target_scale
-        losses = self.pack.loss(output, target)
-        means = {n: _means(METRICS[n](output, target)) for n in self._metrics}
-        loss_means = _means(losses)
+        pieces = [
+            self._score(output, target, per_example=per_example)
+            for output, target in self._outputs(rows, slots)
+        ]
+        losses = torch.cat([piece.losses for piece in pieces], 1)
+        values = {n: torch.cat([piece.metrics[n] for piece in pieces], 1) for n in self._metrics}
+        means = {n: summarize(n, each).tolist() for n, each in values.items()}
+        loss_means: list[float] = losses.mean(1, dtype=torch.float64).tolist()
+        predictions = [piece.predictions for piece in pieces if piece.predictions is not None]
+        predicted = torch.cat(predictions, 1) if predictions else None
+        judged = torch.cat([piece.judged for piece in pieces], 1)
         return {
             slot: Scores(
                 loss=loss_means[i],
                 metrics={name: values[i] for name, values in means.items()},
-                examples=self._examples(rows, output[i], losses[i]) if per_example else None,
+                examples=None
+                if predicted is None
+                else self._examples(rows, predicted[i], judged[i]),
             )
             for i, slot in enumerate(chosen)
         }
@@ -186,14 +208,19 @@ class Driver:
         order = self._orders(len(rows))
         rates = self._rates()
         total = torch.zeros(len(filled), dtype=torch.float64, device=order.device)
-        for step, (start, end) in enumerate(pairwise((0, *self._ends))):
-            index = order[:, start:end]
+        batches = training_batches(rows.x, order, self._ends, self._visits())
+        spans = zip(pairwise((0, *self._ends)), batches, strict=True)
+        for step, ((start, end), x) in enumerate(spans):
+            y = rows.y[order[:, start:end]]
             now = None if rates is None else rates[step]
-            losses = self.pack.step(
-                take(rows.x, index), rows.y[index], rates=now, unit=self.data.target_scale
-            )
+            losses = self.pack.step(x, y, rates=now, unit=self.data.target_scale)
             total += losses * (end - start)
         return dict(zip(filled, (total / len(rows)).tolist(), strict=True))
+
+    def _visits(self) -> list[Visit]:
+        """[n]: each trial in its coming epoch."""
+        held = [self.slots[slot] for slot in self.pack.filled]
+        return [Visit(slot.trial.seed, slot.epoch + 1) for slot in held]
 
     def _orders(self, n_rows: int) -> Tensor:
         """[n, n_rows]: each trial's own order of the training rows in its coming epoch."""
@@ -214,24 +241,53 @@ class Driver:
         ]
         return torch.stack(plans, dim=1).to(self.pack.device)
 
-    def _outputs(self, rows: Rows, slots: Sequence[int] | None) -> Tensor:
-        """[n, N, C or D] in evaluation mode, computed in chunks."""
+    def _outputs(self, rows: Rows, slots: Sequence[int] | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Outputs in evaluation mode [n, B, C or D] and targets [n, B, ...], chunk by chunk.
+
+        Both are in units of the target; all outputs at once may be larger than memory.
+        """
         window = self.pack.window(slots)
         n_trials = len(next(iter(window.parameters.values())))
-        every = torch.arange(len(rows), device=rows.y.device)
-        chunks = torch.split(every, max(1, EXAMPLES_AT_ONCE // n_trials))
-        return torch.cat([self.pack.predict(window, take(rows.x, chunk)) for chunk in chunks], 1)
+        start = 0
+        for x in chunks(rows.x, len(rows), self._chunk_size(rows, n_trials)):
+            output = self.pack.predict(window, x)
+            target = rows.y[start : start + output.shape[1]]
+            start += output.shape[1]
+            target = target.expand(n_trials, *target.shape)
+            unit = self.data.target_scale
+            yield (output, target) if unit is None else (output * unit, target * unit)
 
-    def _examples(self, rows: Rows, output: Tensor, losses: Tensor) -> Examples:
-        """One trial's scores of single examples; output and losses in units of the target."""
+    def _chunk_size(self, rows: Rows, n_trials: int) -> int:
+        size = EXAMPLES_AT_ONCE // n_trials
+        if self.data.task == "next_token":
+            n_logits = rows.y.shape[1] * self.data.n_outputs
+            size = min(size, LOGITS_AT_ONCE // (n_trials * n_logits))
+        return max(1, size)
+
+    def _score(self, output: Tensor, target: Tensor, *, per_example: bool) -> Piece:
+        metrics = METRICS[self.data.task]
+        losses = self.pack.loss(output, target)
+        judge = next(iter(metrics.values()))
+        return Piece(
+            losses,
+            {name: metrics[name](output, target) for name in self._metrics},
+            self._predictions(output) if per_example else None,
+            judge(output, target) if per_example else losses,
+        )
+
+    def _predictions(self, output: Tensor) -> Tensor:
+        """What is predicted, see `Examples`, from outputs in units of the target."""
+        if self.data.target_mean is not None:
+            return output + self.data.target_mean
+        return output.argmax(-1) if self.data.task == "next_token" else output.softmax(-1)
+
+    def _examples(self, rows: Rows, predictions: Tensor, judged: Tensor) -> Examples:
+        """One trial's scores of single examples."""
         target = rows.y
         if self.data.target_scale is not None and self.data.target_mean is not None:
             target = target * self.data.target_scale + self.data.target_mean
-            prediction = output + self.data.target_mean
-        else:
-            prediction = output.softmax(-1)
         return Examples(
-            rows.rows, losses.float().cpu(), prediction.float().cpu(), target.cpu(), rows.group
+            rows.rows, judged.float().cpu(), predictions.float().cpu(), target.cpu(), rows.group
         )
 
     def _is_best(self, slot: int, scores: Scores) -> bool:
@@ -254,9 +310,3 @@ def batch_ends(n_rows: int, batch_size: int) -> list[int]:
     if ends and batch_size > 1 and n_rows - ends[-1] == 1:
         ends.pop()
     return [*ends, n_rows]
-
-
-def _means(values: Tensor) -> list[float]:
-    """The mean over the examples of each trial, read from the device at once."""
-    means: list[float] = values.mean(1, dtype=torch.float64).tolist()
-    return means

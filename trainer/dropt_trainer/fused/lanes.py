@@ -17,6 +17,7 @@ from dropt_trainer.dropout.masks import backend
 from dropt_trainer.fused.pack import Pack
 from dropt_trainer.fused.slots import SlotTrial
 from dropt_trainer.fused.step import Lane
+from dropt_trainer.losses import Loss
 from dropt_trainer.optim import Family, Params
 from dropt_trainer.sites.instrument import SitePort
 
@@ -66,7 +67,7 @@ class Subject:
     x: Inputs
     y: Tensor
     optimizer: Family
-    loss: str
+    loss: str | Loss
     device: torch.device | str = "cpu"
 
     def pack(self, n_slots: int, lane: Lane, precision: str = "float32") -> Pack:

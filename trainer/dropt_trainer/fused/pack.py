@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from dropt_trainer.data.dataset import Inputs
 from dropt_trainer.dropout.masks import mask_seed
+from dropt_trainer.fused.gradients import Gradients
+from dropt_trainer.fused.own_loss import loss_of
 from dropt_trainer.fused.rows import Rows, Window
 from dropt_trainer.fused.slots import SlotTrial, base_rates
 from dropt_trainer.fused.step import Lane, forward_of
-from dropt_trainer.losses import LOSSES
+from dropt_trainer.losses import Loss
 from dropt_trainer.optim import Family, Optimizer
 from dropt_trainer.sites.instrument import SitePort, instrument
 from dropt_trainer.sites.ports import SEED
@@ -49,7 +51,7 @@ class Pack:
         *,
         slots: int,
         optimizer: Family,
-        loss: str,
+        loss: str | Loss,
         precision: str = "float32",
         device: torch.device | str = "cpu",
         lane: Lane = "fused",
@@ -62,7 +64,7 @@ class Pack:
             ports: the columns of rates, in order.
             slots: K.
             optimizer: family, see `optim`.
-            loss: name, see `losses`.
+            loss: name, see `losses`; or a user's own, see `own_loss`.
             precision: "float32" or "float64".
             device: where it trains.
             lane: see `step`.
@@ -71,7 +73,7 @@ class Pack:
         self.n_slots = slots
         self.filled: list[int] = []
         self.device, self.dtype = torch.device(device), DTYPES[precision]
-        self.loss = LOSSES[loss]
+        self.loss = loss_of(loss, lane)
         self._factory = model_factory
         model = self._build(0)
         self.rows = Rows(model, n_slots=slots, n_columns=len(self.ports))
@@ -80,7 +82,9 @@ class Pack:
             penalised=self.rows.penalised,
         )  # fmt: skip
         instrument(model, self.ports)
-        self._forward = forward_of(model, lane)
+        # On other devices than a CPU, what a step costs is not the host's overhead alone.
+        records = self.device.type == "cpu"
+        self._gradients = Gradients(forward_of(model, lane), self.loss, records=records)
         self._evaluate = forward_of(copy.deepcopy(model).eval(), lane)
 
     def load(self, slot: int, trial: SlotTrial) -> None:
@@ -137,20 +141,9 @@ class Pack:
         self.rows.step[:n_rows] += 1
         if rates is not None:
             self.rows.rates[:n_rows] = rates
-        output = self._forward(window.parameters, window.buffers, x)
-        losses = self.loss(output, y).mean(1)
-        # Rows do not mix, so the gradient of the sum is each trial's own.
-        gradients = torch.autograd.grad(
-            losses.sum(), list(window.parameters.values()), allow_unused=True,
-            materialize_grads=True,
-        )  # fmt: skip
-        torch._foreach_copy_(window.gradients, gradients)
+        output, losses = self._gradients.compute(window, x, y)
         self.optimizer.step(n_rows)
-        return (
-            losses.detach()
-            if unit is None
-            else self.loss(output.detach() * unit, y * unit).mean(1)
-        )
+        return losses.clone() if unit is None else self.loss(output * unit, y * unit).mean(1)
 
     def window(self, slots: Sequence[int] | None = None) -> Window:
         """The weights of these slots, in their order, to predict with; None: all, in `filled`."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from dropt_trainer.data.dataset import Inputs
+from dropt_trainer.sites.calling import arguments_of, primary_output
 from dropt_trainer.sites.instrument import site_mode
 
 Lane = Literal["fused", "solo"]
@@ -32,14 +33,17 @@ def forward_of(model: nn.Module, lane: Lane) -> Forward:
 
 
 def _fused(model: nn.Module) -> Forward:
-    call = _one_trial(model)
+    one_trial = _one_trial(model)
+
+    def call(parameters: Named, buffers: Named, x: Inputs) -> Tensor:
+        with site_mode(model, vmapped=True):  # inside the vmap, whose own calls it need not see
+            return one_trial(parameters, buffers, x)
 
     # "error": a random operation that is not a site would train with masks nobody accounts for.
     batched = vmap(call, randomness="error")
 
     def forward(parameters: Named, buffers: Named, x: Inputs) -> Tensor:
-        with site_mode(model, vmapped=True):
-            output: Tensor = batched(parameters, buffers, x)
+        output: Tensor = batched(parameters, buffers, x)
         return output
 
     return forward
@@ -70,8 +74,9 @@ def _one_trial(model: nn.Module) -> Forward:
         given = {**parameters, **buffers}
         named = {name: given[first] for name, first in first_names.items() if first in given}
         # Tied weights are all named, so torch need not look for them in each forward.
-        output: Tensor = functional_call(model, named, (x,), tie_weights=False)
-        return output
+        args, kwargs = arguments_of(model, x)
+        output = functional_call(model, named, args, kwargs, tie_weights=False)
+        return output if isinstance(output, Tensor) else primary_output(output)
 
     return call
 

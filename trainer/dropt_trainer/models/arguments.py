@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-FROM_DATA = frozenset({"input_shape", "n_outputs"})  # parameters that the data set gives
+# Parameters that the data set gives.
+FROM_DATA = frozenset({"input_shape", "n_outputs", "task", "n_tokens", "input_names"})
 MAX_SHOWN = 200  # characters of a received value in a message
 
 
@@ -23,7 +24,7 @@ def check_arguments(factory: Callable[..., Any], args: Mapping[str, object]) -> 
     """The arguments with defaults; ValueError names a bad one, its value and what is allowed."""
     model = _arguments_model(factory)
     try:
-        checked = model.model_validate(dict(args))
+        checked = model.model_validate_json(json.dumps(dict(args)))  # where a list is a tuple
     except ValidationError as error:
         allowed = ", ".join(model.model_fields) or "none"
         raise ValueError("; ".join(_sentence(e, allowed) for e in error.errors())) from error

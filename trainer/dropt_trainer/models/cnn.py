@@ -1,10 +1,11 @@
 """A convolutional network for small images: convolution, activation, pooling; then dense."""
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
+
+from dropt_trainer.models.images import image_shape
 
 Width = Annotated[int, Field(ge=1, le=4_096)]
 
@@ -13,10 +14,10 @@ class Cnn(nn.Module):
     """Convolutional features and a dense head."""
 
     def __init__(
-        self, image_shape: tuple[int, int, int], features: nn.Sequential, head: nn.Sequential
+        self, shape: tuple[int, int, int], features: nn.Sequential, head: nn.Sequential
     ) -> None:
         super().__init__()
-        self.image_shape = image_shape
+        self.image_shape = shape
         self.features = features
         self.head = head
 
@@ -50,7 +51,7 @@ def cnn(
     Raises:
         ValueError: inputs that are no images.
     """
-    n_channels, height, width = image_shape = _image_shape(input_shape)
+    n_channels, height, width = shape = image_shape("cnn", input_shape)
     modules: list[nn.Module] = []
     for n_maps in channels:
         modules.append(nn.Conv2d(n_channels, n_maps, kernel_size, padding=kernel_size // 2))
@@ -62,22 +63,7 @@ def cnn(
             height, width = height // 2, width // 2
         n_channels = n_maps
     head = _head(n_channels * height * width, hidden, n_outputs)
-    return Cnn(image_shape, nn.Sequential(*modules), head)
-
-
-def _image_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Channels, height and width of the images in data of this shape."""
-    if len(input_shape) == 3:
-        return input_shape[0], input_shape[1], input_shape[2]
-    if len(input_shape) == 2:
-        return 1, input_shape[0], input_shape[1]
-    side = math.isqrt(input_shape[0]) if len(input_shape) == 1 else 0
-    if side > 1 and side**2 == input_shape[0]:
-        return 1, side, side
-    raise ValueError(
-        f"Model 'cnn' needs images: [C, H, W], [H, W] or the pixels of a square image in a row; "
-        f"the data has shape {list(input_shape)}. Use model 'mlp' for tables."
-    )
+    return Cnn(shape, nn.Sequential(*modules), head)
 
 
 def _head(n_inputs: int, hidden: int, n_outputs: int) -> nn.Sequential:

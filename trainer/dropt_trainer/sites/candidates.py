@@ -1,7 +1,8 @@
 """Hook sites: places without dropout so far where it can act.
 
-Candidates are the tensors that enter a weight layer, outputs of embeddings and residual branches.
-So a site lies behind the activation, functional ones too, and never between a layer and its norm.
+Candidates are the tensors that enter a weight layer, outputs of embeddings, recurrent layers and
+residual branches. So a site lies behind the activation, functional ones too, and never between a
+layer and its norm.
 """
 
 from collections import Counter
@@ -11,16 +12,20 @@ from torch import nn
 from torch.autograd.graph import Node
 from torch.nn.modules.dropout import _DropoutNd
 
-from dropt.spec.inspection import BatchNorm, Excluded, Kind, Role
+from dropt.spec.inspection import BatchNorm, Excluded, Exclusion, Kind, Role
 from dropt_trainer.sites.layers import (
-    ATTENTION_NODES,
-    OPAQUE_MODULES,
     is_convolution,
     is_embedding,
+    is_recurrent,
     is_selu,
-    node_is,
 )
 from dropt_trainer.sites.lint import Note
+from dropt_trainer.sites.neighbours import (
+    biases_attention,
+    is_attended,
+    is_context,
+    is_trainable_around,
+)
 from dropt_trainer.sites.structure import Structure
 from dropt_trainer.sites.trace import Call
 
@@ -30,7 +35,13 @@ PASSING = (_DropoutNd, nn.Identity)  # return their input in evaluation: they pr
 
 @dataclass(frozen=True)
 class Candidate:
-    """A site before its neighbours are known; `order` is (weight layers begun before, rank)."""
+    """A site before its neighbours are known.
+
+    Attributes:
+        shape: of one call, the batch dimension included.
+        order: weight layers begun before, then rank.
+        off_because: why it is not in the default space, if it is not.
+    """
 
     site: str
     layer: str
@@ -40,6 +51,7 @@ class Candidate:
     order: tuple[int, int]
     batch_norm: BatchNorm
     calls: int = 1
+    time_dim: int | None = None
     stream: bool = False
     existing_rate: float | None = None
     off_because: str | None = None
@@ -65,6 +77,9 @@ class Coverage:
 def find_hook_sites(structure: Structure, coverage: Coverage) -> Found:
     """All hook sites of a model, in no order."""
     finder = _Finder(structure, coverage)
+    for call in structure.trace.calls:
+        if is_recurrent(call.module):
+            finder.look_behind_recurrent(call)
     for call in structure.weight_calls:
         finder.look_before(call)
     for call in structure.trace.calls:
@@ -85,16 +100,21 @@ class _Finder:
         self.found = Found()
         self.taken: dict[Node, str] = {}
         self.n_calls = Counter(call.path for call in structure.trace.calls)
-        self.n_consumers = Counter(
-            structure.origin(call.enters)
+        readers = {
+            (call.path, structure.origin(call.enters))
             for call in structure.weight_calls
             if call.enters is not None and call.enters in structure.graph
-        )
+        }
+        self.n_consumers = Counter(origin for _, origin in readers)
+        self.attended = {call.path for call in structure.weight_calls if self._is_attended(call)}
+        self.read_by_attention = {
+            call.enters for call in structure.weight_calls if call.path in self.attended
+        }
 
     def look_before(self, call: Call) -> None:
         """The tensor that enters a weight layer."""
         node, structure = call.enters, self.structure
-        if node is None or node not in structure.graph or self._is_opaque(call, node):
+        if node is None or node not in structure.graph:
             return
         origin = structure.origin(node)
         site, by_producer = self._name(call, node, origin)
@@ -103,22 +123,26 @@ class _Finder:
         if self._is_covered(site, self.coverage.inputs.get(call.path)):
             return
         role = self._role(call, node)
-        if origin in structure.skips and role not in ("head", "embed", "input"):
-            self.found.excluded.append(Excluded(site=site, reason="skip_path"))
+        reason = self._why_not(call, origin, role)
+        if reason is not None:
+            self._refuse(site, reason)
             return
-        candidate = Candidate(
-            site=site,
-            layer=structure.describe(node),
-            role=role,
-            kinds=_kinds(role, structure, node, call.in_shape),
-            shape=call.in_shape[1:],
-            order=(call.clock, 2),
-            batch_norm=self._batch_norm_before(call, node, by_producer=by_producer),
-            calls=1 if by_producer else self.n_calls[call.path],
-            stream=origin in structure.skips,
-            off_because=self._pre_norm(origin, role),
+        self._add(
+            node,
+            Candidate(
+                site=site,
+                layer=structure.describe(node),
+                role=role,
+                kinds=_kinds(role, structure, node, call.in_shape),
+                shape=call.in_shape,
+                order=(call.clock, 2),
+                batch_norm=self._batch_norm_before(call, node, by_producer=by_producer),
+                calls=1 if by_producer else self.n_calls[call.path],
+                time_dim=time_dim_of(call.module, call.in_shape),
+                stream=origin in structure.skips,
+                off_because=self._why_off(origin, role),
+            ),
         )
-        self._add(node, candidate)
 
     def look_behind_embedding(self, call: Call) -> None:
         """The output of an embedding, unless it is a site as a layer's input."""
@@ -129,8 +153,26 @@ class _Finder:
             return
         if self._is_covered(site, self.coverage.outputs.get(call.path)):
             return
+        if biases_attention(structure, node):
+            self._refuse(site, "query_key_value")
+            return
         candidate = self._behind(call, node, "embed")
         self._add(node, replace(candidate, stream=node in structure.skips))
+
+    def look_behind_recurrent(self, call: Call) -> None:
+        """The output sequence of a recurrent layer; a cell gives its state, which stays whole."""
+        node, site, structure = call.leaves, f"{call.path}:out", self.structure
+        if node is None or node not in structure.graph or node in structure.behind:
+            return
+        if node in self.taken or self._is_again(site) or isinstance(call.module, nn.RNNCellBase):
+            return
+        if not self._is_covered(site, self.coverage.outputs.get(call.path)):
+            candidate = replace(
+                self._behind(call, node, "rnn_out"),
+                order=(call.ended, 1),  # behind what drops inside
+                time_dim=time_dim_of(call.module, call.out_shape),
+            )
+            self._add(node, candidate)
 
     def _behind(self, call: Call, node: Node, role: Role) -> Candidate:
         """A candidate at the output of a call."""
@@ -139,7 +181,7 @@ class _Finder:
             layer=self.structure.describe(node),
             role=role,
             kinds=_kinds(role, self.structure, node, call.out_shape),
-            shape=call.out_shape[1:],
+            shape=call.out_shape,
             order=(call.ended, 0),
             batch_norm=self.structure.batch_norm_after(node),
             calls=self.n_calls[call.path],
@@ -148,18 +190,47 @@ class _Finder:
     def look_at_branch(self, node: Node, join: Node) -> None:
         """The output of a residual branch; none where the join is the model's output."""
         structure = self.structure
-        calls = [
-            c for c in structure.left_by.get(node, []) if c.path and self.n_calls[c.path] == 1
-        ]
-        if not calls or join in structure.behind or node in self.taken:
+        calls = [c for c in self._leaving(node) if c.path and self.n_calls[c.path] == 1]
+        if not calls or join in structure.behind or self._is_taken(node, calls):
             return
         call = calls[-1]
         covers = [self.coverage.outputs[c.path] for c in calls if c.path in self.coverage.outputs]
-        if is_embedding(calls[0].module) or isinstance(calls[0].module, OPAQUE_MODULES):
+        if is_embedding(calls[0].module):
             return
-        if self._is_covered(f"{call.path}:out", next(iter(covers), None)):
-            return
-        self._add(node, self._behind(call, node, "branch"))
+        if not self._is_covered(f"{call.path}:out", next(iter(covers), None)):
+            self._add(node, self._behind(call, node, "branch"))
+
+    def _leaving(self, node: Node) -> list[Call]:
+        """The calls whose output a node is, or is a view of."""
+        return self.structure.left_by.get(node) or self.structure.left_by.get(
+            self.structure.origin(node), []
+        )
+
+    def _is_taken(self, node: Node, calls: list[Call]) -> bool:
+        return node in self.taken or any(call.leaves in self.taken for call in calls)
+
+    def _is_attended(self, call: Call) -> bool:
+        """Whether a call is a projection to queries, keys or values."""
+        if isinstance(call.module, nn.MultiheadAttention):
+            return True
+        if is_embedding(call.module) or is_recurrent(call.module):
+            return False
+        if call.leaves is None or call.leaves not in self.structure.graph:
+            return False
+        return is_attended(self.structure, call.leaves)
+
+    def _why_not(self, call: Call, origin: Node, role: Role) -> Exclusion | None:
+        """Why what enters a layer is no site."""
+        if call.path in self.attended:
+            return "query_key_value"
+        if origin in self.structure.skips and role not in ("head", "embed", "input", "rnn_in"):
+            return "skip_path"
+        return None
+
+    def _refuse(self, site: str, reason: Exclusion) -> None:
+        refused = Excluded(site=site, reason=reason)
+        if refused not in self.found.excluded:
+            self.found.excluded.append(refused)
 
     def list_refused_outputs(self) -> None:
         """Output layers, and layers whose output a batch norm reads."""
@@ -173,29 +244,19 @@ class _Finder:
             if node not in self.taken and self.structure.batch_norm_after(node) == "direct":
                 self.found.excluded.append(Excluded(site=site, reason="before_batch_norm"))
 
-    def _is_opaque(self, call: Call, node: Node) -> bool:
-        """Whether a layer, or what its input comes from, is recurrent or attention."""
-        source = list(self.structure.place(node))[-1]
-        producer = self.structure.weight_call(source)
-        for near in (call, producer):
-            if near is not None and isinstance(near.module, OPAQUE_MODULES):
-                self.found.notes.append(Note("unsupported-layer", f"{near.path}:out"))
-                return True
-        if producer is None and node_is(source, ATTENTION_NODES):
-            self.found.notes.append(Note("unsupported-layer", f"{call.path}:in"))
-            return True
-        return False
-
     def _name(self, call: Call, node: Node, origin: Node) -> tuple[str, bool]:
         """The site's name, and whether it is the port of what produced the tensor.
 
-        A module that runs several times in a forward is not named: its hook would act elsewhere.
+        A module that runs several times in a forward is not named: its hook would act elsewhere;
+        nor is one whose output attention reads as well.
         """
         if origin in self.structure.trace.entries:
             shared = self.n_consumers[origin] > 1 and not self.structure.trace.entries[origin]
             return (":in", True) if shared else (f"{call.path}:in", False)
         producers = self._producers(node)
-        if producers and self.n_calls[producers[0].path] == 1 and node not in self.structure.skips:
+        is_shared = node in self.read_by_attention and call.path not in self.attended
+        is_whole = node in self.structure.skips or is_shared
+        if producers and self.n_calls[producers[0].path] == 1 and not is_whole:
             return f"{producers[0].path}:out", True
         return f"{call.path}:in", False
 
@@ -215,20 +276,24 @@ class _Finder:
     def _role(self, call: Call, node: Node) -> Role:
         structure = self.structure
         source = structure.weight_call(structure.origin(node))
-        leaves = [c.leaves for c in structure.weight_calls if c.leaves is not None]
-        upstream = structure.graph.upstream[node] | 1 << structure.graph.index[node]
-        if not upstream & structure.graph.bits(leaves):
+        if is_recurrent(call.module):
+            return "rnn_in"
+        if not structure.is_behind_layer(node):
             return "input"
         if source is not None and is_embedding(source.module):
             return "embed"
         if call.path in structure.output_layers:
             return "head"
+        if is_context(structure, node):
+            return "attn_context"
         return "conv" if is_convolution(call.module) else "hidden"
 
-    def _pre_norm(self, origin: Node, role: Role) -> str | None:
-        """Why the output of a residual block's first norm is off by default."""
+    def _why_off(self, origin: Node, role: Role) -> str | None:
+        """Why a site inside a transformer is off by default."""
+        if role == "attn_context":
+            return "what attention heads give on"
         is_norm = self.structure.normalises(origin) and not self.structure.normalises_batch(origin)
-        if is_norm and self.structure.branches and role == "hidden":
+        if is_norm and role == "hidden" and self.structure.follows_skip(origin):
             return "output of the norm in front of a residual branch"
         return None
 
@@ -245,13 +310,28 @@ class _Finder:
     def _add(self, node: Node, candidate: Candidate) -> None:
         self.taken[node] = candidate.site
         self.taken[self.structure.origin(node)] = candidate.site
-        self.found.candidates.append(candidate)
+        if is_trainable_around(self.structure, node):
+            self.found.candidates.append(candidate)
+        else:
+            self._refuse(candidate.site, "frozen")
+
+
+def time_dim_of(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Dimension of time steps of what a recurrent layer reads and gives; None without one.
+
+    A cell sees one step at a time, and the data of a PackedSequence are told apart by their place.
+    """
+    if not isinstance(module, nn.RNNBase):
+        return None
+    return 1 if module.batch_first and len(shape) == 3 else 0
 
 
 def _kinds(
     role: Role, structure: Structure, node: Node, shape: tuple[int, ...]
 ) -> tuple[Kind, ...]:
     """Allowed kinds, default first."""
+    if role in ("rnn_in", "rnn_out"):
+        return ("locked", "element")
     if role == "conv":
         return ("channel", "element")
     if role == "branch":

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C import DisableTorchFunction
 from torch.nn.utils.rnn import PackedSequence
 
-from dropt_trainer.sites.ports import SiteError, apply_columns
+from dropt_trainer.sites.ports import Layout, SiteError, apply_columns
 
 
 class SiteHook:
@@ -22,16 +23,22 @@ class SiteHook:
         self.counts_calls = counts_calls
         self.n_calls = 0
 
-    def drop(self, x: object) -> Tensor:
-        """The tensor after dropout; SiteError for anything else than a floating-point tensor."""
-        if isinstance(x, PackedSequence):
-            raise SiteError(f"{self.site}: dropout on a PackedSequence is not supported yet.")
+    def drop(self, x: object) -> Tensor | PackedSequence:
+        """The input after dropout; SiteError for anything else than floating-point numbers."""
+        with DisableTorchFunction():  # a function mode has nothing to do here, and costs time
+            if isinstance(x, PackedSequence):
+                layout = Layout(batch_sizes=x.batch_sizes)
+                return x._replace(data=self.drop_tensor(x.data, layout))
+            return self.drop_tensor(x)
+
+    def drop_tensor(self, x: object, layout: Layout | None = None) -> Tensor:
+        """The same for a tensor; `layout` if not the port's."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
             what = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
             raise SiteError(f"{self.site}: dropout needs a floating-point tensor, not {what}.")
         call = self.n_calls
         self.n_calls += self.counts_calls
-        return apply_columns(self.root, (self.column,), x, call)
+        return apply_columns(self.root, (self.column,), x, call, layout)
 
 
 class InputHook(SiteHook):

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from dropt_trainer.dropout.kinds import KINDS
+from dropt_trainer.dropout.masks import site_key
 from dropt_trainer.sites.functions import SiteMode
 from dropt_trainer.sites.hooks import InputHook, OutputHook, RestartCounts, SiteHook
 from dropt_trainer.sites.ports import (
@@ -28,6 +29,7 @@ from dropt_trainer.sites.ports import (
     SavedAttribute,
     SiteError,
     SitePort,
+    TaggedRate,
     instruments_of,
     tag_of,
 )
@@ -35,6 +37,9 @@ from dropt_trainer.sites.ports import (
 __all__ = ["SiteError", "SitePort", "instrument", "set_rates", "site_mode", "strip"]
 
 N_SUGGESTIONS = 3
+# Their fused kernels for evaluation have no batching rule, and fill padded rows with zeros.
+FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+NEED_MODE = (nn.RNNBase, nn.RNNCellBase, *FAST_PATHS)
 
 
 def instrument(model: nn.Module, ports: Sequence[SitePort]) -> None:
@@ -55,7 +60,14 @@ def instrument(model: nn.Module, ports: Sequence[SitePort]) -> None:
     if hasattr(model, STATE):
         raise SiteError("This model is instrumented already; strip it first.")
     _check_ports(model, ports)
-    state = Instruments(tuple(ports), _tags(ports), vmap_needs_mode=_has_padding(model))
+    tags = _tags(model, ports)
+    state = Instruments(
+        columns=tuple(ports),
+        tags=tags,
+        keys=tuple(site_key(port.site) for port in ports),
+        needs_mode=bool(tags) or any(isinstance(m, FAST_PATHS) for m in model.modules()),
+        pack_needs_mode=any(_may_need_mode(module) for module in model.modules()),
+    )
     _register_buffers(model, len(ports))
     setattr(model, STATE, state)
     _add_hooks(model, state)
@@ -98,10 +110,11 @@ def site_mode(model: nn.Module, *, vmapped: bool) -> AbstractContextManager[obje
 
     Args:
         model: the root module.
-        vmapped: whether the forward runs inside `torch.func.vmap`; enter it around the vmap.
+        vmapped: whether the forward runs inside `torch.func.vmap`; entered inside it as well, the
+            mode has fewer calls to look at.
     """
     state = instruments_of(model)
-    if state.tags or (vmapped and state.vmap_needs_mode):
+    if state.needs_mode or (vmapped and state.pack_needs_mode):
         return SiteMode(model, vmapped=vmapped)
     return nullcontext()
 
@@ -126,33 +139,28 @@ def _check_attribute(module: nn.Module, port: SitePort) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         kind = type(module).__name__
         raise SiteError(f"Site '{port.site}': {kind} has no rate '{port.port}' of its own.")
-    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
-        kind = type(module).__name__
-        raise SiteError(f"Site '{port.site}': dropout inside {kind} is not supported yet.")
+    if isinstance(module, nn.RNNBase) and module.num_layers == 1:
+        raise SiteError(f"Site '{port.site}': one layer only, and this rate acts between layers.")
 
 
-def _tags(ports: Sequence[SitePort]) -> dict[float, tuple[int, ...]]:
+def _tags(model: nn.Module, ports: Sequence[SitePort]) -> dict[float, TaggedRate]:
     """The columns of each attribute port, by its tag."""
-    sites = list(dict.fromkeys(port.site for port in ports if not port.is_hook))
+    attributes = {port.site: port for port in ports if not port.is_hook}
     return {
-        tag_of(number): tuple(i for i, port in enumerate(ports) if port.site == site)
-        for number, site in enumerate(sites)
+        tag_of(number): TaggedRate(
+            columns=tuple(i for i, other in enumerate(ports) if other.site == site),
+            module=model.get_submodule(port.path),
+        )
+        for number, (site, port) in enumerate(attributes.items())
     }
 
 
-def _has_padding(model: nn.Module) -> bool:
-    """Whether a pack of this model may embed with a padding row (see `embed_in_pack`).
-
-    A matrix that a user's own module holds may be embedded by a function.
-    """
-    return any(
-        (isinstance(module, nn.Embedding) and module.padding_idx is not None)
-        or (
-            not type(module).__module__.startswith("torch.nn.")
-            and any(p.ndim > 1 for p in module.parameters(recurse=False))
-        )
-        for module in model.modules()
-    )
+def _may_need_mode(module: nn.Module) -> bool:
+    """Whether a module may call what torch gets wrong in a pack; a user's code may call it all."""
+    if isinstance(module, nn.Embedding):
+        return module.padding_idx is not None
+    is_torch = type(module).__module__.startswith("torch.nn.")
+    return isinstance(module, NEED_MODE) or not is_torch
 
 
 def _register_buffers(model: nn.Module, n_columns: int) -> None:
@@ -187,7 +195,7 @@ def _add_hooks(model: nn.Module, state: Instruments) -> None:
 
 def _replace_attributes(model: nn.Module, state: Instruments) -> None:
     """Tags into attribute ports, 0 into the rates of torch's modules that no port names."""
-    tags = {state.columns[columns[0]].site: tag for tag, columns in state.tags.items()}
+    tags = {state.columns[rate.columns[0]].site: tag for tag, rate in state.tags.items()}
     for path, module in model.named_modules():
         for name in _attribute_names(module, path, tags):
             value = vars(module)[name]
@@ -200,6 +208,6 @@ def _attribute_names(module: nn.Module, path: str, tags: Mapping[str, float]) ->
     names = [name for name in vars(module) if f"{path}:{name}" in tags]
     if isinstance(module, _DropoutNd) and "p" not in names:
         names.append("p")
-    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and "dropout" not in names:
         names.append("dropout")
     return names

@@ -8,7 +8,7 @@ from torch.autograd.graph import Node
 from torch.nn.modules.batchnorm import _NormBase
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-OPAQUE_MODULES = (*RECURRENT, nn.MultiheadAttention)  # sites at and inside them come later
+OPAQUE_MODULES = (*RECURRENT, nn.MultiheadAttention)  # weight layers with many parts
 NORM_CLASSES = (
     _NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm,
 )  # fmt: skip
@@ -17,12 +17,13 @@ BATCH_NORM_NODES = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "Bat
 NORM_NODES = (*BATCH_NORM_NODES, "NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm", "RmsNorm")
 MIXING_NODES = (
     "Addmm", "Mm", "Mv", "Bmm", "Baddbmm", "Addbmm", "Linear", "Mkldnn", "Convolution",
-    "Embedding", "ScaledDot", "CudnnRnn", "MiopenRnn", "ThnnFused", "Trilinear",
+    "Embedding", "Recurrence", "Attention", "HeadsAttention", "Trilinear",
 )  # fmt: skip
-ATTENTION_NODES = ("ScaledDot", "Bmm", "Baddbmm")
+PRODUCT_NODES = ("Bmm", "Baddbmm", "Mm")
 VIEW_NODES = (
     "View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Unsqueeze", "Squeeze",
     "TBackward", "Clone", "Alias", "Expand", "Slice", "Select", "AsStrided", "ToCopy",
+    "PackPadded",
 )  # fmt: skip
 ADD_NODES = ("AddBackward", "SubBackward")
 SELU_SCALE = 1.0507009873554805
@@ -48,6 +49,11 @@ def is_convolution(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd)
 
 
+def is_recurrent(module: nn.Module) -> bool:
+    """Whether a module is a recurrent layer of torch or a cell of one."""
+    return isinstance(module, RECURRENT)
+
+
 def is_embedding(module: nn.Module) -> bool:
     """Whether a module looks rows up by index."""
     return isinstance(module, nn.Embedding | nn.EmbeddingBag)
@@ -55,7 +61,7 @@ def is_embedding(module: nn.Module) -> bool:
 
 def node_is(node: Node, prefixes: tuple[str, ...]) -> bool:
     """Whether a node's name begins with one of the prefixes."""
-    return node.name().startswith(prefixes)
+    return node.name().lstrip("_").startswith(prefixes)
 
 
 def is_selu(node: Node) -> bool:

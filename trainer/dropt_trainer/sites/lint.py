@@ -34,6 +34,10 @@ TEXTS = {
         "No dropout function received this rate: it is unused, or the code drops by itself.",
         "Remove it, or call torch.nn.functional.dropout with it.",
     ),
+    "recurrent-per-step": (
+        "A new mask at each time step disturbs what a recurrent layer remembers.",
+        "Use kind locked here: one mask for all steps (Gal and Ghahramani 2016).",
+    ),
     "alpha-mismatch": (
         "Plain dropout behind SELU breaks the mean and variance that SELU keeps.",
         "Use kind alpha here (torch.nn.AlphaDropout).",
@@ -41,14 +45,6 @@ TEXTS = {
     "token-input": (
         "The input holds integers: there is nothing to drop before the embedding.",
         "Search the embedding's output.",
-    ),
-    "unsupported-layer": (
-        "Recurrent layers and attention are not searched yet; dropout of torch's own is off.",
-        "Sites elsewhere in the model are searched.",
-    ),
-    "unsupported-dropout": (
-        "This rate acts inside a function that is not searched yet; it stays at its value.",
-        "Apply torch.nn.functional.dropout before or behind that function.",
     ),
 }  # code: message, remedy
 
@@ -78,6 +74,6 @@ def _codes(site: Site) -> list[str]:
         codes.append("before-batch-norm")
     if site.batch_norm == "downstream":
         codes.append("batch-norm-downstream")
-    if site.stream and site.existing_rate is not None:
+    if site.stream and site.existing_rate is not None and site.role != "embed":
         codes.append("skip-path-dropout")
     return codes

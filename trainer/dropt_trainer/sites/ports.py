@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dropt_trainer.dropout.kinds import apply_kind
-from dropt_trainer.dropout.masks import site_key
+from dropt_trainer.dropout.kinds import apply_kind, apply_kind_to_packed
 
 RATES = "_dropt_rates"  # float32 [S], one per column
 SEED = "_dropt_seed"  # int64 []
@@ -34,13 +33,15 @@ class SitePort:
         site: `<module path>:<port>`; the port is `in`, `out`, or an attribute that holds a rate.
         kind: see `apply_kind`.
         calls: runs in one forward; each has masks of its own under the same rate.
-        time_dim: dimension of time steps, for kind `locked`.
+        time_dim: dimension of time steps, for kind `locked`; None where each call is one step.
+        batch_dim: dimension of examples, for kinds `path` and `channel`.
     """
 
     site: str
     kind: str
     calls: int = 1
     time_dim: int | None = None
+    batch_dim: int = 0
 
     @property
     def path(self) -> str:
@@ -67,15 +68,30 @@ class SavedAttribute:
     value: float
 
 
+@dataclass(frozen=True)
+class TaggedRate:
+    """An attribute that holds a tag.
+
+    Attributes:
+        columns: of its port.
+        module: that has the attribute; where it is in evaluation, nothing drops.
+    """
+
+    columns: tuple[int, ...]
+    module: nn.Module
+
+
 @dataclass
 class Instruments:
     """What `strip` must undo, and what hooks and the function mode look up."""
 
     columns: tuple[SitePort, ...]
-    tags: Mapping[float, tuple[int, ...]]  # columns of an attribute port, by the tag in its place
+    tags: Mapping[float, TaggedRate]
+    keys: tuple[int, ...]  # `site_key` of each column
     handles: list[RemovableHandle] = field(default_factory=list)
     saved: list[SavedAttribute] = field(default_factory=list)
-    vmap_needs_mode: bool = False
+    needs_mode: bool = False
+    pack_needs_mode: bool = False
 
 
 def tag_of(number: int) -> float:
@@ -95,17 +111,51 @@ def instruments_of(model: nn.Module) -> Instruments:
     return state
 
 
-def apply_columns(root: nn.Module, columns: Sequence[int], x: Tensor, call: int) -> Tensor:
-    """Dropout of the given columns, one after the other; those at rate 0 are the identity."""
+@dataclass(frozen=True)
+class Layout:
+    """Where a tensor has its examples and time steps.
+
+    Attributes:
+        batch_dim: dimension of examples.
+        time_dim: dimension of time steps.
+        batch_sizes: of a PackedSequence, of which the tensor is the data; the others do not count.
+    """
+
+    batch_dim: int = 0
+    time_dim: int | None = None
+    batch_sizes: Tensor | None = None
+
+
+def apply_columns(
+    root: nn.Module, columns: Sequence[int], x: Tensor, call: int, layout: Layout | None = None
+) -> Tensor:
+    """Dropout of the given columns, one after the other; those at rate 0 are the identity.
+
+    Args:
+        root: an instrumented model.
+        columns: of one port.
+        x: the tensor at the port.
+        call: how often the port has run in this forward.
+        layout: of x, where the caller knows it better than the port.
+    """
     buffers, state = root._buffers, instruments_of(root)
     rates, seed, step = buffers[RATES], buffers[SEED], buffers[STEP]
     assert rates is not None, "a buffer that strip removed"
     assert seed is not None, "a buffer that strip removed"
     assert step is not None, "a buffer that strip removed"
     for index in columns:
-        port = state.columns[index]
-        key = site_key(port.site)
-        x = apply_kind(
-            x, port.kind, rates[index], seed, step, site=key, call=call, time_dim=port.time_dim
-        )
+        port, key, rate = state.columns[index], state.keys[index], rates[index]
+        at = layout or port
+        if layout is not None and layout.batch_sizes is not None:
+            x = apply_kind_to_packed(
+                x, layout.batch_sizes, port.kind, rate, seed, step, site=key, call=call
+            )
+        else:
+            kind = port.kind
+            if kind == "locked" and at.time_dim is None:  # one step per call: the same masks
+                kind, call = "element", 0
+            x = apply_kind(
+                x, kind, rate, seed, step, site=key, call=call, batch_dim=at.batch_dim,
+                time_dim=at.time_dim,
+            )  # fmt: skip
     return x

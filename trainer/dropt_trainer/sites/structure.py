@@ -65,6 +65,15 @@ class Structure:
         """The activations that a node was computed from."""
         return [source for source in self.graph.inputs[node] if self.is_activation(source)]
 
+    @functools.cached_property
+    def mixing_bits(self) -> int:
+        """The set of nodes that mix units by weights."""
+        return self.graph.bits(node for node in self.graph.index if self.mixes(node))
+
+    def is_behind_layer(self, node: Node) -> bool:
+        """Whether a weight layer or a function of that kind stands before a node."""
+        return bool((self.graph.upstream[node] | self.graph.bits([node])) & self.mixing_bits)
+
     def weight_call(self, node: Node) -> Call | None:
         """The call of a weight layer whose output a node is."""
         calls = self.left_by.get(node, [])
@@ -84,6 +93,12 @@ class Structure:
         calls = self.left_by.get(node, [])
         by_module = any(isinstance(call.module, BATCH_NORM_CLASSES) for call in calls)
         return by_module or node_is(node, BATCH_NORM_NODES)
+
+    def follows_skip(self, node: Node) -> bool:
+        """Whether a node is the output of a norm that reads a skip path: a pre-norm."""
+        calls = [call for call in self.left_by.get(node, []) if is_norm(call.module)]
+        read = [call.enters for call in calls] or self.activations(node)
+        return any(self.origin(n) in self.skips for n in read if n is not None and n in self.graph)
 
     def chain(self, node: Node, *, stop: Callable[[Node], bool]) -> Iterator[Node]:
         """A node and what it was computed from, up to where `stop` says or a join begins.
@@ -106,7 +121,10 @@ class Structure:
         )
 
     def _is_plain_view(self, node: Node) -> bool:
-        is_view = node_is(node, VIEW_NODES) and node not in self.trace.entries
+        is_sorting = node_is(node, ("IndexSelect",)) and any(
+            node_is(user, ("PackPadded",)) for user in self.graph.users[node]
+        )
+        is_view = is_sorting or (node_is(node, VIEW_NODES) and node not in self.trace.entries)
         return is_view and node not in self.left_by and len(self.activations(node)) == 1
 
     def place(self, node: Node) -> Iterator[Node]:

@@ -11,18 +11,43 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from dropt_trainer.sites.functions import DROPOUTS, OPAQUE, dropout_arguments
+from dropt_trainer.sites.calling import arguments_of, first_float, primary_output
+from dropt_trainer.sites.functions import (
+    DROPOUTS,
+    RECURRENT,
+    RECURRENT_CELLS,
+    dropout_arguments,
+)
 from dropt_trainer.sites.graph import Graph, build_graph
 from dropt_trainer.sites.layers import is_weight_layer
+from dropt_trainer.sites.opaque import (
+    Attention,
+    HeadsAttention,
+    OpaqueFunction,
+    Recurrence,
+    run_opaque,
+)
 from dropt_trainer.sites.ports import SiteError
+from dropt_trainer.sites.recurrent import read_call
 
 Inputs = Tensor | dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
-PRIMARY_OUTPUTS = ("loss", "logits", "last_hidden_state")  # of a dict, in this order
+OPAQUE_NODES: Mapping[Callable[..., Any], OpaqueFunction] = {
+    **dict.fromkeys((*RECURRENT, *RECURRENT_CELLS), Recurrence),
+    F.scaled_dot_product_attention: Attention,
+    F.multi_head_attention_forward: HeadsAttention,
+}
+SET_REQUIRES_GRAD = Tensor.requires_grad.__set__  # type: ignore[attr-defined]  # a descriptor
+# What torch and model code raise on inputs that they cannot take.
+BROKEN = (
+    RuntimeError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError,
+    AssertionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,8 +87,8 @@ class Call:
 class Dropout:
     """One call of a dropout function: by a tagged attribute, or with a rate from elsewhere.
 
-    `node` is the point in the graph where it acts (the input's own where it only passed through),
-    `inside` the function's name if it drops inside and no site can act there.
+    `node` is the point in the graph where it acts; if the function drops `inside`, the function's
+    own node.
     """
 
     attribute: Attribute | None
@@ -84,6 +109,7 @@ class Trace:
     calls: list[Call]  # in the order of their ends: inner modules before the outer
     dropouts: list[Dropout] = field(default_factory=list)
     integer_input: bool = False
+    trainable: int = -1  # the set of nodes that stand for trainable parameters; -1 is all
 
 
 def trace(
@@ -97,9 +123,11 @@ def trace(
     """Record a forward; in evaluation, or with `tags` in training (batch norm in evaluation).
 
     Raises:
-        SiteError: the loss does not depend on the model's inputs or weights.
+        SiteError: the forward or the loss fails on these rows, or the loss does not depend on the
+            model's inputs or weights.
     """
     twin = copy.deepcopy(model)
+    frozen = [parameter for parameter in twin.parameters() if not parameter.requires_grad]
     for parameter in twin.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     twin.train(tags is not None)
@@ -109,7 +137,10 @@ def trace(
     recorder = _Recorder(twin, tags or {})
     devices = {p.device for p in twin.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        return recorder.run(inputs, targets, loss)
+        found = recorder.run(inputs, targets, loss)
+    if frozen:
+        found.trainable = _trainable(found.graph, frozen)
+    return found
 
 
 class _Recorder(TorchFunctionMode):
@@ -134,24 +165,45 @@ class _Recorder(TorchFunctionMode):
     def run(self, inputs: Inputs, targets: Tensor, loss: Loss) -> Trace:
         """The forward, and the graph behind the loss."""
         traced, entries = _traceable(inputs)
-        with self:
-            output = self.model(traced)
-        value = loss(_primary(output), targets).sum()
+        output = primary_output(self.call(traced))
+        try:
+            value = loss(output, targets).sum()
+        except BROKEN as error:
+            raise SiteError(
+                f"The loss fails on the model's output, {_shapes(output)}, and the targets, "
+                f"{_shapes(targets)}: {_first_line(error)}. Change the outputs or the loss."
+            ) from error
         if value.grad_fn is None:
             raise SiteError("The loss does not depend on the model's inputs or weights.")
         tensors = inputs.values() if isinstance(inputs, dict) else [inputs]
-        has_integers = any(not tensor.is_floating_point() for tensor in tensors)
+        has_integers = any(  # a mask is Boolean
+            not (t.is_floating_point() or t.dtype == torch.bool) for t in tensors
+        )
         graph = build_graph(value.grad_fn)
         return Trace(graph, entries, self.calls, self.dropouts, integer_input=has_integers)
 
+    def call(self, traced: Inputs) -> object:
+        try:
+            with self:
+                args, kwargs = arguments_of(self.model, traced)
+                return self.model(*args, **kwargs)
+        except SiteError:
+            raise
+        except BROKEN as error:
+            where = f" in module '{self.stack[-1].path}'" if self.stack else ""
+            raise SiteError(
+                f"The model's forward fails on inputs of shape {_shapes(traced)}{where}: "
+                f"{_first_line(error)}. Change the model or the data."
+            ) from error
+
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        tensor = _first_float((*args, *kwargs.values()))
+        tensor = first_float((*args, *kwargs.values()))
         node, shape = (None, ()) if tensor is None else (tensor.grad_fn, tuple(tensor.shape))
         self.stack.append(Call(self.paths[module], module, self.clock, node, shape))
         self.clock += module in self.weight_layers
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        call, tensor = self.stack.pop(), _first_float(output)
+        call, tensor = self.stack.pop(), first_float(output)
         call.ended = self.clock
         if tensor is not None:
             call.leaves, call.out_shape = tensor.grad_fn, tuple(tensor.shape)
@@ -163,11 +215,27 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in DROPOUTS:
             return self.see_dropout(func, args, kwargs)
-        if func in OPAQUE:
-            tagged = [v for v in (*args, *kwargs.values()) if isinstance(v, float)]
-            for rate in self.tags.keys() & set(tagged):
-                self.note(func, self.tags[rate], _first_float(args), inside=True)
+        if func == SET_REQUIRES_GRAD and args[0].grad_fn is not None:
+            return None  # some models ask for gradients of their input: here it has them
+        if func in OPAQUE_NODES:
+            returned = run_opaque(OPAQUE_NODES[func], func, args, kwargs)
+            self.see_inside(func, args, kwargs, returned)
+            return returned
         return func(*args, **kwargs)
+
+    def see_inside(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, returned: object
+    ) -> None:
+        """Note the tags that arrived in a function which drops inside."""
+        if func in RECURRENT and read_call(func, args, kwargs).n_layers == 1:
+            return  # torch drops between layers alone
+        output = first_float(returned)
+        mark = None if output is None else output.grad_fn
+        node = None if mark is None else mark.next_functions[0][0]
+        tagged = [value for value in (*args, *kwargs.values()) if isinstance(value, float)]
+        for rate in self.tags.keys() & set(tagged):
+            shape = _shape_inside(func, args, kwargs, output)
+            self.note(func, self.tags[rate], node, shape, inside=True)
 
     def see_dropout(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
         """Leave a mark in the graph in place of dropout; nothing is dropped."""
@@ -175,19 +243,20 @@ class _Recorder(TorchFunctionMode):
         if not training or rate == 0:
             return x
         marked: Tensor = x.clone()
-        self.note(func, self.tags.get(rate), marked, inside=False)
+        shape = tuple(marked.shape)
+        self.note(func, self.tags.get(rate), marked.grad_fn, shape, inside=False)
         return marked
 
     def note(
         self,
         func: Callable[..., Any],
         attribute: Attribute | None,
-        x: Tensor | None,
+        node: Node | None,
+        shape: tuple[int, ...],
         *,
         inside: bool,
     ) -> None:
         path = self.stack[-1].path if self.stack else ""
-        node, shape = (None, ()) if x is None else (x.grad_fn, tuple(x.shape))
         name = func.__name__
         self.dropouts.append(Dropout(attribute, path, name, node, shape, self.clock, inside))
 
@@ -206,26 +275,34 @@ def _traceable(inputs: Inputs) -> tuple[Inputs, dict[Node, str]]:
     return (traced if isinstance(inputs, dict) else traced[""]), entries
 
 
-def _primary(output: object) -> Tensor:
-    """The tensor of a model's output that the loss is about."""
-    if isinstance(output, Mapping):
-        for key in PRIMARY_OUTPUTS:
-            value = output.get(key)
-            if isinstance(value, Tensor):
-                return value
-    tensor = _first_float(output)
-    if tensor is None:
-        raise SiteError(f"The model returns no float tensor, but {type(output).__name__}.")
-    return tensor
+def _shape_inside(
+    func: Callable[..., Any], args: Any, kwargs: Any, output: Tensor | None
+) -> tuple[int, ...]:
+    """Shape of what drops inside: the output of a recurrent layer, or attention's weights."""
+    if func in RECURRENT or output is None:
+        return () if output is None else tuple(output.shape)
+    query, key = (args[i] if len(args) > i else kwargs[n] for i, n in enumerate(("query", "key")))
+    if func is F.scaled_dot_product_attention:
+        return (*query.shape[:-1], key.shape[-2])
+    n_heads = args[4] if len(args) > 4 else kwargs["num_heads"]
+    *batch, _ = query.shape[1:]  # [L, B, E], or [L, E]
+    return (*batch, n_heads, len(query), len(key))
 
 
-def _first_float(value: object) -> Tensor | None:
-    """The first float tensor in a nest of tuples, lists and dicts."""
+def _trainable(graph: Graph, frozen: list[nn.Parameter]) -> int:
+    """The nodes where gradients arrive at parameters that are not frozen."""
+    ids = {id(parameter) for parameter in frozen}
+    variables = ((node, getattr(node, "variable", None)) for node in graph.index)
+    return graph.bits(n for n, v in variables if isinstance(v, nn.Parameter) and id(v) not in ids)
+
+
+def _shapes(value: Tensor | Inputs) -> str:
+    """Shapes for people: [4, 20], or {"x": [4, 20]}."""
     if isinstance(value, Tensor):
-        return value if value.is_floating_point() else None
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        found = (_first_float(item) for item in value)
-        return next((tensor for tensor in found if tensor is not None), None)
-    return None
+        return f"{list(value.shape)}"
+    return "{" + ", ".join(f'"{name}": {list(t.shape)}' for name, t in value.items()) + "}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300].rstrip(".")

@@ -44,7 +44,7 @@ def ports_of(columns: Mapping[str, Sequence[str]], inspection: Inspection) -> tu
         for kind in kinds:
             if kind not in site.kinds:
                 raise Unsupported(f"site {name!r} takes {', '.join(site.kinds)}, asked: {kind}")
-            ports.append(SitePort(name, kind, calls=site.calls, time_dim=site.time_dim))
+            ports.append(SitePort(name, kind, site.calls, site.time_dim, site.batch_dim))
     return tuple(ports)
 
 

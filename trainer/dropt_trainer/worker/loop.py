@@ -26,6 +26,7 @@ from dropt_trainer.worker.deadline import Deadline
 from dropt_trainer.worker.ends import detail_of, reason_of
 from dropt_trainer.worker.heartbeat import HeartbeatThread, Held, Pulse
 from dropt_trainer.worker.outbox import Outbox
+from dropt_trainer.worker.plugins import Plugins
 from dropt_trainer.worker.retrying import GivenUp, until_answered
 from dropt_trainer.worker.sources import DataSource, Wanted
 from dropt_trainer.worker.speaker import Speaker, refuses_key, report_inspection
@@ -54,6 +55,7 @@ class Worker:
     registration: Registration
     device: torch.device
     jitter: np.random.Generator
+    plugins: Plugins = field(default_factory=Plugins)
     pulse: Pulse = field(default_factory=Pulse)
     _is_idle: bool = False
 
@@ -64,8 +66,8 @@ class Worker:
             DroptError: the service refuses this worker: its key, its protocol, its data sets.
         """
         shop = Workshop(
-            DataSource(self.client, self.device),
-            Subjects(self.device, self.registration.max_slots),
+            DataSource(self.client, self.device, self.plugins.datasets),
+            Subjects(self.device, self.registration.max_slots, self.plugins),
             self.device,
         )
         while not self.pulse.drain.is_set():

@@ -13,8 +13,8 @@ METADATA_KEY = "dropt"  # one key: with several their order, and so the digest, 
 def scores_file(examples: Examples, part: str) -> bytes:
     """The scores of one trial on one part of the split.
 
-    Tensors: `row` i64 [N], `loss` f32 [N], `prediction` f32 [N, C] or [N, D], `target` i64 [N] or
-    f32 [N, D], and `group` i64 [N] where the data set has groups.
+    Tensors: `row` i64 [N], `loss` f32 [N], `prediction` f32 [N, C], [N, D] or [N, T], `target`
+    i64 [N] or [N, T], or f32 [N, D], and `group` i64 [N] where the data set has groups.
     """
     target = examples.target if examples.target.dtype == torch.int64 else examples.target.float()
     tensors = {

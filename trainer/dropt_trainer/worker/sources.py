@@ -3,6 +3,7 @@
 import functools
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from dropt.spec.protocol import DatasetOffer, LeasedDataset, SplitName
 from dropt_trainer.data import builtin
 from dropt_trainer.data.dataset import Dataset
 from dropt_trainer.data.files import load_npz
-from dropt_trainer.data.prepare import Prepared, prepare
+from dropt_trainer.data.placing import place
+from dropt_trainer.data.prepare import Prepared
 from dropt_trainer.data.splits import Part, split_rows
+from dropt_trainer.device import free_memory
 from dropt_trainer.fused.pack import DTYPES
 
 N_KEPT = 4  # data sets in memory; a worker seldom has more than one job at a time
@@ -44,8 +47,11 @@ class Wanted:
 class DataSource:
     """Loads, splits and prepares data sets, and keeps the last few."""
 
-    def __init__(self, client: Client, device: torch.device) -> None:
-        self._client, self._device = client, device
+    def __init__(
+        self, client: Client, device: torch.device, own: Mapping[str, Dataset] | None = None
+    ) -> None:
+        """Take the users' own data sets, by name, beside those that come with the trainer."""
+        self._client, self._device, self._own = client, device, own or {}
         self._load = functools.lru_cache(N_KEPT)(self._load_anew)
         self.prepare = functools.lru_cache(N_KEPT)(self._prepare_anew)
         """The data of a lease; see `_prepare_anew`."""
@@ -62,14 +68,16 @@ class DataSource:
             split = split_of(dataset, wanted.split)
         except ValueError as error:
             raise DatasetUnreadable(f"{error}") from error
-        return prepare(
+        return place(
             dataset, split, parts=wanted.parts, device=self._device,
-            dtype=DTYPES[wanted.precision],
+            dtype=DTYPES[wanted.precision], free_bytes=free_memory(self._device),
         )  # fmt: skip
 
     def _load_anew(self, name: str, sha256: str, content: str | None) -> Dataset:
+        if name in self._own and self._own[name].sha256 == sha256:
+            return self._own[name]
         if content is None:
-            return _installed(name, sha256)
+            return installed(name, sha256)
         path = _cache_folder() / f"{sha256}.npz"
         if not path.exists():
             self._client.fetch(content, sha256, path)
@@ -104,7 +112,8 @@ def offer_of(dataset: Dataset) -> DatasetOffer:
     )  # fmt: skip
 
 
-def _installed(name: str, sha256: str) -> Dataset:
+def installed(name: str, sha256: str) -> Dataset:
+    """A data set that comes with the trainer. Raises DigestMismatch."""
     about = builtin.DATASETS.get(name)
     if about is None or about.sha256 != sha256:
         raise DigestMismatch(

@@ -4,33 +4,38 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from dropt.spec.inspection import Inspection, Probe
-from dropt.spec.protocol import Lease
+from dropt.spec.protocol import Lease, LeasedModel
 from dropt_trainer import models
-from dropt_trainer.data.dataset import take
 from dropt_trainer.data.prepare import Prepared
+from dropt_trainer.data.streams import ReadRows, first_rows
 from dropt_trainer.device import free_memory
 from dropt_trainer.fused import lanes
 from dropt_trainer.fused.pack import DTYPES
 from dropt_trainer.fused.step import Lane
 from dropt_trainer.inspect import inspect_model
-from dropt_trainer.losses import LOSSES
+from dropt_trainer.losses import LOSSES, Loss
+from dropt_trainer.models.arguments import FROM_DATA
+from dropt_trainer.models.own import build_own, check_repeatable
 from dropt_trainer.sites.ports import SitePort
+from dropt_trainer.worker.plugins import Plugins
 
+NO_PLUGINS = Plugins()
 N_ROWS = 8  # of the training data, to look at the model with
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on a data set, as it was found on this device."""
+    """A model on a data set, as it was found on this device; the loss as packs take it."""
 
     factory: Callable[[int], nn.Module]
     inspection: Inspection
+    loss: str | Loss
 
     def lane(self, n_slots: int) -> Lane:
         """The lane for a pack of so many slots."""
@@ -41,8 +46,10 @@ class Subject:
 class Subjects:
     """Looks at each model once; what was found is kept for as long as the worker lives."""
 
-    def __init__(self, device: torch.device, max_slots: int) -> None:
-        self._device, self._max_slots = device, max_slots
+    def __init__(
+        self, device: torch.device, max_slots: int, plugins: Plugins = NO_PLUGINS
+    ) -> None:
+        self._device, self._max_slots, self._plugins = device, max_slots, plugins
         self._known: dict[str, Subject] = {}
 
     def of(self, lease: Lease, data: Prepared) -> Subject:
@@ -58,31 +65,50 @@ class Subjects:
         return self._known[key]
 
     def _look(self, lease: Lease, data: Prepared) -> Subject:
-        factory = functools.partial(_build, lease.model.name, lease.model.args, data)
+        factory = self._factory(lease.model, data)
         training, rows = lease.training, data.parts["train"]
-        first = torch.arange(min(N_ROWS, len(rows)), device=rows.y.device)
+        loss = self._plugins.loss(training.loss)
         found = inspect_model(
-            factory(0).to(self._device, DTYPES[training.precision]), take(rows.x, first),
-            rows.y[first], LOSSES[training.loss],
+            factory(0).to(self._device, DTYPES[training.precision]),
+            first_rows(rows.x, N_ROWS), rows.y[:N_ROWS],
+            LOSSES[loss] if isinstance(loss, str) else loss,
         )  # fmt: skip
-        batch = torch.arange(min(training.batch_size, len(rows)), device=rows.y.device)
+        n_batch = min(training.batch_size, len(rows))
         measured = lanes.probe(
             lanes.Subject(
-                factory, _default_ports(found), take(rows.x, batch), rows.y[batch],
-                training.optimizer, training.loss, self._device,
+                factory, _default_ports(found), first_rows(rows.x, n_batch), rows.y[:n_batch],
+                training.optimizer, loss, self._device,
             ),
-            max_slots=self._max_slots, clock=_clock(self._device),
-            memory_bytes=free_memory(self._device),
+            max_slots=1 if isinstance(rows.x, ReadRows) else self._max_slots,
+            clock=_clock(self._device), memory_bytes=free_memory(self._device),
         )  # fmt: skip
-        return Subject(factory, found.model_copy(update={"probe": _told(measured)}))
+        if isinstance(rows.x, ReadRows):
+            measured = replace(measured, why="the rows are read one by one, not kept in memory")
+        return Subject(factory, found.model_copy(update={"probe": _told(measured)}), loss)
+
+    def _factory(self, model: LeasedModel, data: Prepared) -> Callable[[int], nn.Module]:
+        """What packs call for the model of each trial."""
+        own = self._plugins.models.get(model.name)
+        if own is None:
+            return functools.partial(_build, model.name, model.args, data)
+        factory = functools.partial(_build_own, own.build, model.args, data)
+        check_repeatable(factory, model.name)
+        return factory
 
 
-def _build(
-    name: str, args: Mapping[str, object], data: Prepared, seed: int
-) -> nn.Module:  # a partial of it is the factory that packs call
+# Partials of the next two are the factories that packs call.
+def _build(name: str, args: Mapping[str, object], data: Prepared, seed: int) -> nn.Module:
     return models.build(
-        name, args, input_shape=data.input_shape, n_outputs=data.n_outputs, seed=seed
-    )
+        name, args, input_shape=data.input_shape, n_outputs=data.n_outputs, seed=seed,
+        task=data.task, n_tokens=data.n_tokens, input_names=data.input_names,
+    )  # fmt: skip
+
+
+def _build_own(
+    build: Callable[..., nn.Module], args: Mapping[str, object], data: Prepared, seed: int
+) -> nn.Module:
+    said = {name: getattr(data, name) for name in FROM_DATA}
+    return build_own(build, args, said, seed=seed)
 
 
 def _clock(device: torch.device) -> Callable[[], float]:
@@ -98,7 +124,7 @@ def _clock(device: torch.device) -> Callable[[], float]:
 def _default_ports(inspection: Inspection) -> tuple[SitePort, ...]:
     """One column for each recommended site: what a search will most likely have."""
     return tuple(
-        SitePort(site.site, site.kinds[0], calls=site.calls, time_dim=site.time_dim)
+        SitePort(site.site, site.kinds[0], site.calls, site.time_dim, site.batch_dim)
         for site in inspection.sites
         if site.recommended
     )

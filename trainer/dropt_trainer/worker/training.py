@@ -83,7 +83,7 @@ class TrainingLease:
         check_fingerprint(lease, subject.inspection)
         pack = Pack(
             subject.factory, ports_of(lease.columns, subject.inspection), slots=lease.slots,
-            optimizer=training.optimizer, loss=training.loss, precision=training.precision,
+            optimizer=training.optimizer, loss=subject.loss, precision=training.precision,
             device=shop.device, lane=subject.lane(lease.slots),
         )  # fmt: skip
         return Driver(

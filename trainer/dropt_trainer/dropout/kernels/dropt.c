@@ -38,22 +38,24 @@ CLONED static void drop_run(const float *x, float *y, int64_t n, uint32_t first,
     }
 }
 
-/* x, y: [O, K, I]; rate, seed, step: [K]. A rate of 0 copies its slot. Returns DROPT_OK or why not. */
-int32_t dropt_drop(const float *x, float *y, const float *rate, const int64_t *seed,
-                   const int32_t *step, int32_t site, int32_t call, int64_t O, int64_t K,
-                   int64_t I) {
+/* x, y: [O, K, I]; rate, seed, step: [K], the rates `stride` numbers apart. A rate of 0 copies its
+ * slot. Returns DROPT_OK or why not. */
+int32_t dropt_drop(const float *x, float *y, const float *rates, const int64_t *seed,
+                   const int32_t *step, int64_t stride, int32_t site, int32_t call, int64_t O,
+                   int64_t K, int64_t I) {
     const uint32_t s = (uint32_t)site, c = (uint32_t)call * GOLDEN;
     for (int64_t k = 0; k < K; k++) {
+        const float rate = rates[k * stride];
         if (step[k] < 0) return DROPT_NEGATIVE_STEP;
-        if (!(rate[k] >= 0.0f && rate[k] < 1.0f)) return DROPT_RATE_OUT_OF_RANGE;
+        if (!(rate >= 0.0f && rate < 1.0f)) return DROPT_RATE_OUT_OF_RANGE;
         const uint32_t lo = (uint32_t)seed[k], hi = (uint32_t)((uint64_t)seed[k] >> 32);
         const uint32_t a = mix(mix(mix(lo ^ (s * GOLDEN)) + (uint32_t)step[k] * GOLDEN) + c);
         const uint32_t b = mix(mix(hi + s) ^ a);
-        const int32_t threshold = (int32_t)(rate[k] * 16777216.0f);
-        const float scale = 1.0f / (1.0f - rate[k]);
+        const int32_t threshold = (int32_t)(rate * 16777216.0f);
+        const float scale = 1.0f / (1.0f - rate);
         for (int64_t o = 0; o < O; o++) {
             const int64_t at = (o * K + k) * I;
-            if (rate[k] == 0.0f)
+            if (rate == 0.0f)
                 memcpy(y + at, x + at, sizeof(float) * (size_t)I);
             else
                 drop_run(x + at, y + at, I, (uint32_t)(o * I), a, b, threshold, scale);
