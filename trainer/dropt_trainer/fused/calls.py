@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 # Tags of operations that look at numbers to know what to return.
 LOOKING = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
+# Operations with a workspace that only their own backward can read.
+OPAQUE = {torch.ops.aten.mkldnn_rnn_layer, torch.ops.aten.mkldnn_rnn_layer_backward}
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def _note(function: OpOverload, args: Any, kwargs: Any, result: Any) -> Call:
     outputs = [t for t in tree_leaves(result) if t is not None]
     if LOOKING & set(function.tags) or not all(isinstance(t, Tensor) for t in outputs):
         raise _NotReplayableError(f"{function} looks at the numbers in a tensor")
+    if function.overloadpacket in OPAQUE:
+        raise _NotReplayableError(f"{function} has a workspace of its own")
     args, kwargs = tree_map(_alias, (args, kwargs))
     reads = _storages((args, kwargs))
     changed = _storages([args[i] for i in _changed_arguments(function) if i < len(args)])
