@@ -128,7 +128,7 @@ def test_nothing_is_trained_past_the_deadline(
 
     monkeypatch.setattr(Driver, "run_epoch", counted)
     service = ScriptedService(expires_in=0.8, heartbeat_s=0.2)
-    service.leases.append(train_lease([trial("a", epochs=300)], expires_in=0.8))
+    service.leases.append(train_lease([trial("a", epochs=900)], expires_in=0.8))
     in_thread(make_worker(service))
     service.wait_for(lambda: len(service.reports) >= 1)
 
@@ -144,7 +144,7 @@ def test_nothing_is_trained_past_the_deadline(
     in_the_cut = [at - cut_at for at in epochs if cut_at < at < healed_at]
     assert in_the_cut, "the pack goes on while its lease lasts"
     assert max(in_the_cut) < 0.8
-    assert service.epochs("a") == list(range(1, 301))
+    assert service.epochs("a") == list(range(1, 901))
 
 
 def test_diverged_trial_leaves_its_pack_mates_alone(make_worker: MakeWorker) -> None:
