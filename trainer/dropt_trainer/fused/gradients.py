@@ -1,6 +1,6 @@
 """Losses and gradients of a pack on a batch: as PyTorch runs them, or from a recording.
 
-A recording is made when a shape comes again, and its runs number 1, 4, 16, 64, ... have PyTorch
+A recording is made when a shape comes again, and its runs number 1, 8, 64, 512, ... have PyTorch
 beside them: losses, gradients and buffers must agree in every bit, or PyTorch keeps the work from
 there on. So a model that depends on more than numbers in tensors, on a count of its own calls say,
 is found out; what such a model does in a pack is undefined anyway, because trials share it.
@@ -55,9 +55,9 @@ class Recorded:
 
     @property
     def is_due(self) -> bool:
-        """Whether the next run is to be checked: its number is a power of 4."""
+        """Whether the next run is to be checked: its number is a power of 8."""
         n = self.n_runs + 1
-        return n & (n - 1) == 0 and n.bit_length() % 2 == 1
+        return n & (n - 1) == 0 and n.bit_length() % 3 == 1
 
     def run(self, x: Inputs, y: Tensor) -> Batch:
         """The step on these rows; the result lasts until the next run."""

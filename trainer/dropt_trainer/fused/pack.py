@@ -82,7 +82,7 @@ class Pack:
             penalised=self.rows.penalised,
         )  # fmt: skip
         instrument(model, self.ports)
-        # On other devices than a CPU, what a step costs is not the host's overhead alone.
+        # Elsewhere the device's own graphs are the way; operations one by one gain little.
         records = self.device.type == "cpu"
         self._gradients = Gradients(forward_of(model, lane), self.loss, records=records)
         self._evaluate = forward_of(copy.deepcopy(model).eval(), lane)
