@@ -4,6 +4,7 @@ from itertools import count
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dropt_trainer.fused import lanes
 from dropt_trainer.fused.lanes import Subject, best_slots, probe
@@ -37,6 +38,24 @@ class Deceptive(Branching):
     def forward(self, x: Tensor) -> Tensor:
         batched = torch._C._functorch.is_batchedtensor(x)
         out: Tensor = self.layer(x * (1 + 1e-6 * batched))
+        return out
+
+
+class Checkpointed(Branching):
+    """A model that computes its layer again on the way back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = checkpoint(self.layer, x, use_reentrant=False)
+        return out
+
+
+class SinglePrecision(Branching):
+    """A model with an operation that float64 lacks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            raise RuntimeError("not implemented for 'Double'")
+        out: Tensor = self.layer(x)
         return out
 
 
@@ -133,3 +152,14 @@ def test_a_site_in_two_kinds_is_probed_in_the_first(kinds: tuple[str, str]) -> N
     assert probe(two, max_slots=1, clock=ticks()).lane == "solo"
     pack = two.pack(1, "fused")
     assert [rate > 0 for rate in pack.rows.rates[0].tolist()] == [True, False]
+
+
+def test_model_that_computes_its_activations_again_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"runs 1 modules again.*checkpointing is not supported"):
+        probe(subject(Checkpointed, None), max_slots=4, clock=ticks())
+
+
+def test_model_without_float64_trains_alone_and_says_why() -> None:
+    found = probe(subject(SinglePrecision, None), max_slots=4, clock=ticks())
+    assert found.lane == "solo"
+    assert found.why.startswith("cannot be compared in float64: not implemented for 'Double'")

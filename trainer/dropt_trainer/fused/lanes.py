@@ -16,9 +16,10 @@ from dropt_trainer.data.dataset import Inputs
 from dropt_trainer.dropout.masks import backend
 from dropt_trainer.fused.pack import Pack
 from dropt_trainer.fused.slots import SlotTrial
-from dropt_trainer.fused.step import Lane
+from dropt_trainer.fused.step import Lane, row_of
 from dropt_trainer.losses import Loss
 from dropt_trainer.optim import Family, Params
+from dropt_trainer.sites.calling import arguments_of, primary_output
 from dropt_trainer.sites.instrument import SitePort
 
 Clock = Callable[[], float]  # seconds, monotonic
@@ -102,8 +103,10 @@ def probe(
         memory_bytes: that may be had; None: no matter.
 
     Raises:
+        ValueError: the model runs modules again on the way back.
         Whatever the model raises when one trial trains alone.
     """
+    refuse_recomputation(subject)
     difference = _why_not_fused(subject)
     lane: Lane = "solo" if difference else "fused"
     bytes_per_trial = _bytes_per_trial(subject, lane)
@@ -123,6 +126,35 @@ def probe(
     )  # fmt: skip
 
 
+def refuse_recomputation(subject: Subject) -> None:
+    """Raise ValueError where a module runs again on the way back, as in activation checkpointing.
+
+    A trial's weights, rates and seed stand in the model during its forward only: a second forward
+    from within the gradient would silently see those of the model as it was built.
+    """
+    model = subject.model_factory(0).to(subject.device).train()
+    n_calls = 0
+
+    def count(module: nn.Module, args: object) -> None:
+        nonlocal n_calls
+        n_calls += 1
+
+    for module in model.modules():
+        module.register_forward_pre_hook(count)
+    inputs = row_of(subject.batch(1, torch.float32)[0], 0)
+    args, kwargs = arguments_of(model, inputs)
+    output = primary_output(model(*args, **kwargs))
+    n_forward = n_calls
+    weights = [p for p in model.parameters() if p.requires_grad]
+    torch.autograd.grad(output.sum(), weights, allow_unused=True)
+    if n_calls > n_forward:
+        raise ValueError(
+            f"The model runs {n_calls - n_forward} modules again to compute its gradients: "
+            "activation checkpointing is not supported. Turn it off in the model "
+            "(torch.utils.checkpoint; in transformers: gradient_checkpointing_disable())."
+        )
+
+
 def best_slots(rates: Mapping[int, float]) -> int:
     """The number of slots to take, from trial-steps per second by number of slots.
 
@@ -134,17 +166,24 @@ def best_slots(rates: Mapping[int, float]) -> int:
 
 def _why_not_fused(subject: Subject) -> str:
     """Why the fused lane cannot be taken, in one line; empty when it can."""
-    alone = _losses(subject, "solo")
+    try:
+        alone = _losses(subject, "solo")
+    except UNBATCHABLE as error:
+        return f"cannot be compared in float64: {_first_line(error)}"
     try:
         fused = _losses(subject, "fused")
     except UNBATCHABLE as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"cannot be batched: {lines[0][:300]}"
+        return f"cannot be batched: {_first_line(error)}"
     for step, (a, b) in enumerate(zip(alone, fused, strict=True), start=1):
         if not torch.allclose(a, b, rtol=TOLERANCE, atol=0.0, equal_nan=True):
             worst = float(((a - b) / a).abs().max())
             return f"a pack differs from trials alone: relative {worst:.1e} in loss at step {step}"
     return ""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
 
 
 def _losses(subject: Subject, lane: Lane) -> list[Tensor]:

@@ -60,7 +60,7 @@ def _solo(model: nn.Module) -> Forward:
             own_parameters = {name: p[row] for name, p in unbound.items()}
             own_buffers = {name: b[row] for name, b in buffers.items()}
             with site_mode(model, vmapped=False):
-                outputs.append(call(own_parameters, own_buffers, _row_of(x, row)))
+                outputs.append(call(own_parameters, own_buffers, row_of(x, row)))
         return torch.stack(outputs)
 
     return forward
@@ -91,5 +91,6 @@ def _first_names(model: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
-def _row_of(x: Inputs, row: int) -> Inputs:
+def row_of(x: Inputs, row: int) -> Inputs:
+    """The inputs of one trial."""
     return {name: t[row] for name, t in x.items()} if isinstance(x, dict) else x[row]

@@ -3,6 +3,7 @@
 They hold the root module itself, so copies and pickles of an instrumented model stay whole.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,43 @@ from torch._C import DisableTorchFunction
 from torch.nn.utils.rnn import PackedSequence
 
 from dropt_trainer.sites.ports import Layout, SiteError, apply_columns
+
+
+class AtInput(ABC):
+    """A forward pre-hook on the first argument, positional or by name; in training alone."""
+
+    site: str
+
+    @abstractmethod
+    def drop(self, x: object) -> object:
+        """What takes the place of the argument."""
+
+    def __call__(
+        self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+        if not module.training:
+            return None
+        if args:
+            return (self.drop(args[0]), *args[1:]), dict(kwargs)
+        if not kwargs:
+            raise SiteError(f"{self.site}: the module is called without an input.")
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: self.drop(kwargs[first])}
+
+
+class AtOutput(ABC):
+    """A forward hook on the output, or on the first of several; in training alone."""
+
+    @abstractmethod
+    def drop(self, x: object) -> object:
+        """What takes the place of the output."""
+
+    def __call__(self, module: nn.Module, args: Any, output: object) -> object:
+        if not module.training:
+            return output
+        if isinstance(output, tuple) and not isinstance(output, PackedSequence):
+            return (self.drop(output[0]), *output[1:])
+        return self.drop(output)
 
 
 class SiteHook:
@@ -41,31 +79,12 @@ class SiteHook:
         return apply_columns(self.root, (self.column,), x, call, layout)
 
 
-class InputHook(SiteHook):
-    """A forward pre-hook on the first argument, positional or by name."""
-
-    def __call__(
-        self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
-        if not module.training:
-            return None
-        if args:
-            return (self.drop(args[0]), *args[1:]), dict(kwargs)
-        if not kwargs:
-            raise SiteError(f"{self.site}: the module is called without an input.")
-        first = next(iter(kwargs))
-        return args, {**kwargs, first: self.drop(kwargs[first])}
+class InputHook(SiteHook, AtInput):
+    """Dropout of the first argument."""
 
 
-class OutputHook(SiteHook):
-    """A forward hook on the output, or on the first of several."""
-
-    def __call__(self, module: nn.Module, args: Any, output: object) -> object:
-        if not module.training:
-            return output
-        if isinstance(output, tuple) and not isinstance(output, PackedSequence):
-            return (self.drop(output[0]), *output[1:])
-        return self.drop(output)
+class OutputHook(SiteHook, AtOutput):
+    """Dropout of the output, or of the first of several."""
 
 
 class RestartCounts:

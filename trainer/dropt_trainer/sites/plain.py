@@ -4,8 +4,6 @@ No buffers and no steps: such hooks work under torch.compile, in DDP, in half pr
 a part of the model is called alone.
 """
 
-from collections.abc import Mapping
-
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -13,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from dropt.spec.inspection import Kind
 from dropt_trainer.dropout.kinds import mask_shape
+from dropt_trainer.sites.hooks import AtInput, AtOutput
 from dropt_trainer.sites.ports import SiteError
 
 
@@ -81,28 +80,9 @@ class PlainDropout:
         return x.data * mask[rows]
 
 
-class PlainInput(PlainDropout):
-    """A forward pre-hook on the first argument, positional or by name."""
-
-    def __call__(
-        self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
-        if not module.training:
-            return None
-        if args:
-            return (self.drop(args[0]), *args[1:]), dict(kwargs)
-        if not kwargs:
-            raise SiteError(f"{self.site}: the module is called without an input.")
-        first = next(iter(kwargs))
-        return args, {**kwargs, first: self.drop(kwargs[first])}
+class PlainInput(PlainDropout, AtInput):
+    """Dropout of the first argument."""
 
 
-class PlainOutput(PlainDropout):
-    """A forward hook on the output, or on the first of several."""
-
-    def __call__(self, module: nn.Module, args: object, output: object) -> object:
-        if not module.training:
-            return output
-        if isinstance(output, tuple) and not isinstance(output, PackedSequence):
-            return (self.drop(output[0]), *output[1:])
-        return self.drop(output)
+class PlainOutput(PlainDropout, AtOutput):
+    """Dropout of the output, or of the first of several."""
