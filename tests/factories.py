@@ -39,6 +39,7 @@ from dropt.spec.protocol import (
     ReportAnswer,
     TrialAssignment,
 )
+from dropt.spec.results import VerdictRead
 from dropt.storage import arms, jobs, trials
 from dropt.storage import leases as stored_leases
 from dropt.storage.arms import ArmRow
@@ -339,6 +340,13 @@ def score_file(loss: npt.NDArray[np.float64], *, task: Task = "classification") 
 def job_row(service: Service, job_id: str) -> JobRow:
     with service.database.reading() as session:
         return jobs.get(session, job_id, project=PROJECT)
+
+
+def verdict_of(service: Service, job_id: str) -> VerdictRead:
+    """The verdict of a job that has one."""
+    verdict = job_row(service, job_id).verdict
+    assert verdict is not None
+    return verdict
 
 
 def trial_rows(service: Service, job_id: str, **filters: Any) -> list[TrialRow]:

@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 from tests import factories
+from tests.service.api.probes import SMALL
 
 from dropt.api.app import create_app
 from dropt.settings import Settings
@@ -54,3 +55,15 @@ def service(app: FastAPI) -> Service:
 def worker(http: TestClient, service: Service) -> factories.ToyWorker:
     """A worker that offers `mlp` and `digits`; it trains when the test lets it."""
     return factories.ToyWorker(service)
+
+
+@pytest.fixture(scope="module")
+def path(shared: TestClient) -> str:
+    """A job that has ended, with its verdict."""
+    app = shared.app
+    assert isinstance(app, FastAPI)
+    worker = factories.ToyWorker(app.state.service)
+    location = shared.post("/v1/jobs", json=SMALL).headers["Location"]
+    factories.run_until_done(app.state.service, worker)
+    assert shared.get(location).json()["state"] == "succeeded"
+    return location

@@ -2,25 +2,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from starlette.testclient import TestClient
 from tests import factories
 from tests.service.api.probes import SMALL, assert_problem
 
 from dropt.spec.results import ArmRead, BestRead, EventRead, Page, TrialRead, VerdictRead
 from dropt.spec.space import Placement
-
-
-@pytest.fixture(scope="module")
-def path(shared: TestClient) -> str:
-    """A job that has ended, with its verdict."""
-    app = shared.app
-    assert isinstance(app, FastAPI)
-    worker = factories.ToyWorker(app.state.service)
-    location = shared.post("/v1/jobs", json=SMALL).headers["Location"]
-    factories.run_until_done(app.state.service, worker)
-    assert shared.get(location).json()["state"] == "succeeded"
-    return location
 
 
 def items(http: TestClient, url: str) -> Iterator[dict[str, Any]]:

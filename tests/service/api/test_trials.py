@@ -1,22 +1,9 @@
 import pytest
-from fastapi import FastAPI
 from starlette.testclient import TestClient
-from tests import factories
-from tests.service.api.probes import SMALL, assert_problem
+from tests.service.api.probes import assert_problem
 
 from dropt.spec.capsule import Capsule, Curve
 from dropt.spec.results import TrialRead
-
-
-@pytest.fixture(scope="module")
-def path(shared: TestClient) -> str:
-    """A job that has ended."""
-    app = shared.app
-    assert isinstance(app, FastAPI)
-    worker = factories.ToyWorker(app.state.service)
-    location = shared.post("/v1/jobs", json=SMALL).headers["Location"]
-    factories.run_until_done(app.state.service, worker)
-    return location
 
 
 @pytest.fixture

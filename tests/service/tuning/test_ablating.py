@@ -9,13 +9,13 @@ from tests.factories import (
     run_until_done,
     submit,
     trial_rows,
+    verdict_of,
     violations,
 )
 from tests.service.conftest import Done
 from tests.service.tuning.test_winners import DEFAULT, FIRST, IDLE, SECOND
 
 from dropt.spec.protocol import TrialAssignment
-from dropt.spec.results import VerdictRead
 from dropt.spec.space import Dropout
 from dropt.storage import artifacts
 from dropt.storage.trials import TrialRow
@@ -26,12 +26,6 @@ from dropt.tuning.score_files import read_scores
 from dropt.tuning.seeds import trial_seed
 from dropt.tuning.service import Service
 from dropt.tuning.shortlist import Configuration
-
-
-def verdict_of(service: Service, job_id: str) -> VerdictRead:
-    verdict = job_row(service, job_id).verdict
-    assert verdict is not None
-    return verdict
 
 
 def test_each_site_that_is_left_is_ablated_on_seeds_of_the_comparison(raced: Done) -> None:

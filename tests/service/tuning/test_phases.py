@@ -18,23 +18,17 @@ from tests.factories import (
     search_lease,
     submit,
     trial_rows,
+    verdict_of,
     violations,
 )
 
 from dropt.jobs import verbs
 from dropt.spec.protocol import InspectionReport, Reason, TrialAssignment
-from dropt.spec.results import TrialPhase, VerdictRead
+from dropt.spec.results import TrialPhase
 from dropt.storage import events, jobs, tables
 from dropt.tuning import gathering
 from dropt.tuning.phases import advance, n_test_rows
 from dropt.tuning.service import Service
-
-
-def verdict_of(service: Service, job_id: str) -> VerdictRead:
-    verdict = job_row(service, job_id).verdict
-    assert verdict is not None
-    return verdict
-
 
 # ---- the way to the search
 

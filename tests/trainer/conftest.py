@@ -1,4 +1,4 @@
-"""One thread: on tensors as small as these, more of them wait for each other."""
+"""One thread, as in a worker: on tensors as small as these, more of them wait for each other."""
 
 from collections.abc import Iterator
 
