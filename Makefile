@@ -29,7 +29,7 @@ serve: $(VENV)/.ok
 	$(BIN)/dropt serve
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m "not soak and not gpu and not netns and not zoo and not statistics"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not soak and not gpu and not netns and not zoo and not statistics"
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
