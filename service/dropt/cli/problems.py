@@ -77,8 +77,7 @@ def lines_of(error: DroptError) -> Iterator[str]:
 
 
 def _field_line(field: FieldError) -> str:
-    where = field.pointer or "(the body)"
-    parts = [f"{where}: {field.message}"]
+    parts = [f"{field.pointer}: {field.message}" if field.pointer else field.message]
     if field.received is not None and field.received not in field.message:
         parts.append(f"Received {field.received!r}.")
     if field.allowed and "Did you mean" not in field.message:

@@ -149,7 +149,7 @@ def refuse_recomputation(subject: Subject) -> None:
     torch.autograd.grad(output.sum(), weights, allow_unused=True)
     if n_calls > n_forward:
         raise ValueError(
-            f"The model runs {n_calls - n_forward} modules again to compute its gradients: "
+            "The model runs modules again to compute its gradients: "
             "activation checkpointing is not supported. Turn it off in the model "
             "(torch.utils.checkpoint; in transformers: gradient_checkpointing_disable())."
         )
