@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,10 @@ BODY = {
     "model": "mlp",
     "dataset": "digits",
     "budget": {"trials": 12},
-    "training": {"epochs": 24},
+    "training": {"epochs": 36},
     "evidence": {"effort": "quick"},
 }
+SETTLE_S = 0.5  # what a worker sent before it was halted is stored by then
 
 
 @pytest.fixture
@@ -34,9 +37,7 @@ def test_the_only_worker_is_killed_in_mid_search(
 ) -> None:
     with serving(tmp_path / "run", *arguments) as service, service.client() as client:
         job = client.create_job(JobCreate.model_validate(BODY))
-        _reach_mid_search(client, job.id)
-        for pid in worker_pids(service):
-            os.kill(pid, signal.SIGKILL)
+        _signal(_halt_mid_trial(service, client, job.id), signal.SIGKILL)
         _assert_whole(client, job.id)
 
 
@@ -44,20 +45,45 @@ def test_the_service_is_killed_in_mid_search(tmp_path: Path, arguments: tuple[st
     service = Service(tmp_path / "run", *arguments)
     with service.client() as client:
         job = client.create_job(JobCreate.model_validate(BODY))
-        _reach_mid_search(client, job.id)
+        halted = _halt_mid_trial(service, client, job.id)
     service.kill()
+    _signal(halted, signal.SIGCONT)
     with serving(tmp_path / "run", *arguments) as again, again.client() as client:
         _assert_whole(client, job.id)
 
 
-def _reach_mid_search(client: Client, job_id: str) -> None:
-    """Wait for a first value of a trial that trains: it has most of its epochs still to go."""
+def _halt_mid_trial(service: Service, client: Client, job_id: str) -> list[int]:
+    """Halt the workers while a trial trains, however fast they are; their process ids.
 
-    def some_report() -> bool:
-        trials = client.iterate_trials(job_id)
-        return any(t.state == "running" and t.epoch > 0 for t in trials)
+    A halted worker sends nothing more, so what still runs after its last message has settled was
+    caught in the middle. A halt between two trials is taken back and tried again.
+    """
+    halted: list[int] = []
 
-    until(some_report, what="a running trial to report")
+    def caught_in_the_middle() -> bool:
+        if not _running(client, job_id):
+            return False
+        halted[:] = worker_pids(service)
+        _signal(halted, signal.SIGSTOP)
+        time.sleep(SETTLE_S)
+        if _running(client, job_id):
+            return True
+        _signal(halted, signal.SIGCONT)
+        return False
+
+    until(caught_in_the_middle, what="a trial to be halted in the middle")
+    return halted
+
+
+def _running(client: Client, job_id: str) -> bool:
+    trials = client.iterate_trials(job_id)
+    return any(t.state == "running" and t.epoch > 0 for t in trials)
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # died with its service
+            os.kill(pid, number)
 
 
 def _assert_whole(client: Client, job_id: str) -> None:
