@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0  # make run TORCH=torch TORCH_INDEX="--index-url ..." for
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup run test check format serve bench zoo statistics
+.PHONY: setup run test check format serve bench bench-gpu zoo statistics browser
 
 setup: $(VENV)/.ok
 
@@ -29,7 +29,7 @@ serve: $(VENV)/.ok
 	$(BIN)/dropt serve
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not soak and not gpu and not netns and not zoo and not statistics"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not soak and not gpu and not netns and not zoo and not statistics and not browser"
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -45,6 +45,10 @@ format: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/search.py
 
+# The checks and benchmarks that need a GPU; says so when there is none.
+bench-gpu: $(VENV)/.test
+	$(BIN)/python -m tests.benchmarks.gpu
+
 # Every structure and library model that dropt's sites are promised for; takes minutes.
 zoo: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m zoo
@@ -52,3 +56,7 @@ zoo: $(VENV)/.test
 # The simulations behind the verdict at their full sizes; takes long.
 statistics: $(VENV)/.test
 	$(BIN)/python -m pytest -q -s -m statistics -o faulthandler_timeout=0
+
+# The report and the start page in a headless Chromium on PATH; says so when there is none.
+browser: $(VENV)/.test
+	$(BIN)/python -m pytest -q -rs -m browser tests/browser

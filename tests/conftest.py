@@ -1,10 +1,15 @@
-"""The databases of the tests: SQLite in a file, PostgreSQL on a server of our own."""
+"""What every test stands on: an environment like any other, and the databases.
 
+SQLite is a file, PostgreSQL a server of our own.
+"""
+
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from tests.postgres import PostgresServer
 
@@ -12,6 +17,21 @@ from dropt.storage import migrate, projects
 from dropt.storage.engine import Database, sqlite_url
 
 SHARED = "dropt"
+SHELL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+KEPT = ("DROPT_NATIVE",)  # lets all tests run without kernels
+
+hypothesis.settings.load_profile("ci")  # the same examples at each run, however long one takes
+
+
+def _forget_the_shell(environment: MutableMapping[str, str]) -> None:
+    """Take out what changes output, settings or addresses: tests set what they are about."""
+    for name in list(environment):
+        is_ours = name.startswith("DROPT_") and name not in KEPT
+        if is_ours or name in SHELL or name.lower().endswith("_proxy"):
+            del environment[name]
+
+
+_forget_the_shell(os.environ)
 
 
 @pytest.fixture(scope="session")

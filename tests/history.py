@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from dropt.spec.results import FINAL_TRIAL_STATES, EventRead
 from dropt.storage import arms, events, trials
 from dropt.storage.jobs import JobRow
+from dropt.storage.session import Session
 from dropt.storage.tables import measurement, trial
 
 ENDS = {f"trial.{state}": state for state in FINAL_TRIAL_STATES}
@@ -78,7 +78,7 @@ def check(
     """
     of_trial: dict[str, list[EventRead]] = defaultdict(list)
     for event in events:
-        if event.trial is not None:
+        if event.trial is not None and event.type != "best.updated":  # says nothing of its life
             of_trial[event.trial].append(event)
     found = [*_of_job(events), *_of_budgets(rows, budgets or {})]
     strangers = of_trial.keys() - {row.id for row in rows}
@@ -107,7 +107,7 @@ def check_job(session: Session, job: JobRow) -> list[Violation]:
     of_job = arms.list_of(session, job.id, project=job.project)
     return check(
         told,
-        trials.list_of(session, job.id, project=job.project),
+        trials.list_of(session, job.id, project=job.project, with_superseded=True),
         measurements=[Measured(*row) for row in measured],
         budgets={row.arm: Budget(row.target, row.issued) for row in of_job if row.searched},
     )
@@ -118,8 +118,26 @@ def _of_job(events: Sequence[EventRead]) -> Iterator[Violation]:
     sequences = [event.sequence for event in events]
     if sequences != list(range(1, len(events) + 1)):
         yield Violation("event-sequence", f"{sequences[:5]} ...")
+    for number, run in enumerate(_runs(events)):
+        yield from _of_run(run, is_first=number == 0)
+
+
+def _runs(events: Sequence[EventRead]) -> list[list[EventRead]]:
+    """The history cut where a job was extended, or taken up again after its end."""
+    runs: list[list[EventRead]] = [[]]
+    for event in events:
+        is_over = bool(runs[-1]) and runs[-1][-1].type == "job.finished"
+        is_again = event.type == "job.state" and event.data.get("state") == "running"
+        if event.type == "job.extended" or (is_over and is_again):
+            runs.append([])
+        runs[-1].append(event)
+    return runs
+
+
+def _of_run(events: Sequence[EventRead], *, is_first: bool) -> Iterator[Violation]:
     phases = [str(event.data.get("phase")) for event in events if event.type == "job.phase"]
-    if phases != list(PHASES[: len(phases)]):
+    start = PHASES.index(phases[0]) if phases and phases[0] in PHASES and not is_first else 0
+    if phases != list(PHASES[start : start + len(phases)]):
         yield Violation("job-phases", " ".join(phases))
     finished = [index for index, event in enumerate(events) if event.type == "job.finished"]
     if len(finished) > 1:

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ import psycopg
 from psycopg import sql
 
 VERSION = 18
-READY_S = 20.0
+READY_S = 120.0  # two seconds are usual; a busy machine may need far longer
+FIRST_PORT, N_PORTS = 20_000, 10_000  # below those that outgoing connections get
 _PR_SET_PDEATHSIG = 1
 _END_OTHERS = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
@@ -138,6 +140,8 @@ class PostgresServer:
                     raise
                 time.sleep(0.02)
             else:
+                if self._process.poll() is not None:
+                    raise RuntimeError(f"another server answers on port {self.port}")
                 return
 
 
@@ -169,7 +173,15 @@ def _can_reach(folder: Path) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is still free when the server starts: no other run of tests looks there first.
+
+    One that the system gives may be given again before a server that is set up, or started again,
+    listens there.
+    """
+    for place in range(N_PORTS):
+        port = FIRST_PORT + (7 * os.getpid() + place) % N_PORTS
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port from {FIRST_PORT} on is free")

@@ -10,6 +10,7 @@
     ├── NotJson               400 not-json
     ├── BadPageToken          400 bad-page-token
     ├── Unauthorized          401 unauthorized
+    ├── Forbidden             403 forbidden
     ├── HostNotAllowed        403 host-not-allowed
     ├── NotFound              404 not-found
     ├── NoResultYet           404 no-result-yet
@@ -17,17 +18,21 @@
     ├── DashboardReadOnly     405 dashboard-read-only
     ├── SlowBody              408 slow-body
     ├── BadState              409 bad-state
+    ├── StillRunning          409 still-running
+    ├── InUse                 409 in-use
     ├── JobAlreadyFinished    409 job-already-finished
     ├── NameTaken             409 name-taken
     ├── LeaseLost             409 lease-lost
     ├── SequenceMismatch      409 sequence-mismatch
+    ├── StaleRevision         412 stale-revision
     ├── TooLarge              413 too-large
     ├── JsonExpected          415 json-expected
     ├── QuotaExceeded         429 quota
+    ├── RateLimited           429 rate-limited
     ├── Internal              500 internal
     ├── NotReady              503 not-ready
     ├── StorageFull           507 storage-full
-    └── not from HTTP: ServiceUnreachable, SchemaMismatch, StateInUse, PortInUse
+    └── not from HTTP: ServiceUnreachable, SchemaMismatch, StateInUse, PortInUse, KeyNeeded
 
 Each leaf has one `status` and one `code`, the same in Python and in `application/problem+json`.
 `members` are the extension members of the problem (RFC 9457, section 3.2).
@@ -133,6 +138,12 @@ class Unauthorized(DroptError):
     status, code, title = 401, "unauthorized", "The key is not accepted"
 
 
+class Forbidden(DroptError):
+    """The key is good, and may not do this; member `needs` names the scopes of which one does."""
+
+    status, code, title = 403, "forbidden", "The key may not do this"
+
+
 class HostNotAllowed(DroptError):
     """Keyless mode answers on loopback names alone."""
 
@@ -173,6 +184,24 @@ class BadState(DroptError):
     """The verb does not apply in this state; members `state` and `allowed`."""
 
     status, code, title = 409, "bad-state", "Not possible in this state"
+
+
+class StillRunning(DroptError):
+    """The job has not ended, and was not to be ended by force."""
+
+    status, code, title = 409, "still-running", "The job is still running"
+
+
+class InUse(DroptError):
+    """Other things need it; member `jobs` names them."""
+
+    status, code, title = 409, "in-use", "It is in use"
+
+
+class StaleRevision(DroptError):
+    """It has changed since the caller read it; member `revision` is the current one."""
+
+    status, code, title = 412, "stale-revision", "It has changed meanwhile"
 
 
 class JobAlreadyFinished(DroptError):
@@ -236,6 +265,12 @@ class QuotaExceeded(DroptError):
     status, code, title = 429, "quota", "The quota is used up"
 
 
+class RateLimited(DroptError):
+    """Requests come faster than allowed; `Retry-After` says when the next one may."""
+
+    status, code, title = 429, "rate-limited", "Too many requests"
+
+
 class Internal(DroptError):
     """A fault of the service; the request id finds it in the log."""
 
@@ -276,3 +311,9 @@ class PortInUse(DroptError):
     """Another program listens on this port."""
 
     status, code, title = 503, "port-in-use", "The port is in use"
+
+
+class KeyNeeded(DroptError):
+    """Other machines could reach the service, and nobody has a key."""
+
+    status, code, title = 503, "key-needed", "The service needs a key first"

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MIN_KEY = 20  # characters of a key that an operator makes: `openssl rand -hex 24` gives 48
 
 
 def _database_in(data: Mapping[str, object]) -> str:
@@ -38,12 +39,21 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free port.")
     no_auth: bool = Field(
         default=False,
-        description="Listen beyond loopback without keys: whoever reaches the port may do all.",
+        description="Ask for no keys: whoever reaches the port may do all, as project `default`.",
     )
-    worker_key: SecretStr | None = Field(
-        default=None, min_length=8,
-        description="Key that workers must send; null: none is asked for.",
+    admin_key: SecretStr | None = Field(
+        default=None, min_length=MIN_KEY,
+        description="A key for everything in project `default`, kept outside the database.",
     )  # fmt: skip
+    worker_key: SecretStr | None = Field(
+        default=None, min_length=MIN_KEY, description="The same for its workers alone."
+    )
+    webhook_hosts: str = Field(
+        default="", description="Hosts that webhooks may go to, with commas between; none."
+    )
+    webhook_private: bool = Field(
+        default=False, description="Webhooks may go to hosts with private addresses."
+    )
     lease_seconds: float = Field(default=30.0, gt=0, le=3600)
     heartbeat_seconds: float = Field(default=10.0, gt=0, le=1200)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -59,6 +69,20 @@ class Settings(BaseSettings):
     limit_free_disk_bytes: int = Field(
         default=GIB, ge=0, description="Below this free space, files are refused."
     )
+    limit_queued_jobs: int = Field(default=100, ge=1, description="Of a project; more are 429.")
+    limit_running_jobs: int = Field(
+        default=20, ge=1, description="Of a project; more stay queued until one ends."
+    )
+    limit_open_trials: int = Field(
+        default=500_000, ge=1,
+        description="Sum of `budget.trials` over the arms of a project's unfinished jobs.",
+    )  # fmt: skip
+    limit_requests_per_second: float = Field(
+        default=200.0, gt=0, description="Of one key in the long run; twice as many at once."
+    )
+    limit_bad_keys_per_minute: float = Field(
+        default=60.0, gt=0, description="Of one address; more are 429 instead of 401."
+    )
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
@@ -67,12 +91,12 @@ class Settings(BaseSettings):
                 f"heartbeat_seconds ({self.heartbeat_seconds:g}) must be below lease_seconds "
                 f"({self.lease_seconds:g}), or every lease expires between two heartbeats"
             )
-        if not self.no_auth and not is_loopback(self.host):
-            raise ValueError(
-                f"host {self.host} is reachable from other machines, and there are no keys yet; "
-                "use 127.0.0.1, or say no_auth (DROPT_NO_AUTH=1) if the network is trusted"
-            )
         return self
+
+    def listeners(self) -> frozenset[str]:
+        """The hosts that webhooks may go to."""
+        hosts = (host.strip().lower() for host in self.webhook_hosts.split(","))
+        return frozenset(host for host in hosts if host)
 
     def limits(self) -> dict[str, int | float]:
         """The limits by name, as `GET /version` shows them."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.history import check
-from tests.processes import serving
+from tests.processes import finished, serving
 
 from dropt.spec.job import JobCreate
 
@@ -22,9 +22,7 @@ def test_each_arm_gets_exactly_its_trials(tmp_path: Path, workers: int) -> None:
                 "budget": {"trials": N_TRIALS}, "training": {"epochs": 6},
                 "search": {"seed": seed},
             }  # fmt: skip
-            job = client.create_job(JobCreate.model_validate(body))
-            while not job.done:
-                job = client.get_job(job.id, wait_s=20)
+            job = finished(client, client.create_job(JobCreate.model_validate(body)).id)
             assert job.state == "succeeded", job.reason
             assert client.get_verdict(job.id).verdict == "not_tested"
             trials = list(client.iterate_trials(job.id))

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.processes import BIN, serving, until
+from tests.processes import BIN, finished, serving
 
 from dropt.client import Client
 from dropt.spec.job import JobCreate
@@ -24,9 +24,9 @@ def dropt(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def trial_of(client: Client, dataset: str) -> TrialRead:
     """One of a finished job that dropped something."""
-    until(lambda: bool(client.list_models()), what="the worker to offer its models")
-    job = client.create_job(JobCreate.model_validate({**BODY, "dataset": dataset}))
-    until(lambda: client.get_job(job.id, wait_s=5).done, what="the job to end")
+    job = finished(
+        client, client.create_job(JobCreate.model_validate({**BODY, "dataset": dataset})).id
+    )
     trials = client.iterate_trials(job.id, arm="with")
     return next(trial for trial in trials if trial.state == "completed" and trial.sites)
 

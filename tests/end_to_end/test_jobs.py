@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from tests.processes import BIN, Service, serving, until
+from tests.processes import BIN, Service, finished, serving, until
 
 from dropt.client import Client
 from dropt.spec.job import JobCreate
@@ -37,11 +37,8 @@ def client(service: Service) -> Iterator[Client]:
         yield client
 
 
-def finished(client: Client, body: dict[str, Any]) -> JobRead:
-    job = client.create_job(JobCreate.model_validate(body))
-    while not job.done:
-        job = client.get_job(job.id, wait_s=20)
-    return job
+def carried_out(client: Client, body: dict[str, Any]) -> JobRead:
+    return finished(client, client.create_job(JobCreate.model_validate(body)).id)
 
 
 def test_two_fields_become_an_answer(service: Service, client: Client) -> None:
@@ -58,9 +55,7 @@ def test_two_fields_become_an_answer(service: Service, client: Client) -> None:
     assert accepted["spec"]["search"]["also"]["lr"] == {"low": 3e-4, "high": 3e-2, "log": True}
     assert accepted["spec"]["objective"]["metric"] == "nll"
 
-    job = client.get_job(accepted["id"])
-    while not job.done:
-        job = client.get_job(job.id, wait_s=20)
+    job = finished(client, accepted["id"])
     assert job.state == "succeeded", job.reason
     verdict, best = client.get_verdict(job.id), client.get_best(job.id)
     assert verdict.verdict in ("helps", "hurts", "no_measurable_difference", "undecided")
@@ -91,7 +86,7 @@ def test_two_fields_become_an_answer(service: Service, client: Client) -> None:
 def test_trials_are_as_many_as_asked_for_and_both_arms_have_their_own_budget(
     client: Client,
 ) -> None:
-    job = finished(client, {"model": "mlp", "dataset": "digits", **QUICK})
+    job = carried_out(client, {"model": "mlp", "dataset": "digits", **QUICK})
     trials = list(client.iterate_trials(job.id))
     for arm in ("without", "with"):
         mine = [t for t in trials if (t.arm, t.phase) == (arm, "search")]
@@ -104,7 +99,9 @@ def test_trials_are_as_many_as_asked_for_and_both_arms_have_their_own_budget(
 
 
 def test_seeds_of_the_evidence_are_fresh_and_paired(client: Client) -> None:
-    job = finished(client, {"model": "mlp", "dataset": "digits", **QUICK, "search": {"seed": 5}})
+    job = carried_out(
+        client, {"model": "mlp", "dataset": "digits", **QUICK, "search": {"seed": 5}}
+    )
     trials = list(client.iterate_trials(job.id))
     seeds = {
         phase: {t.seed for t in trials if t.phase == phase}
@@ -125,7 +122,7 @@ def test_seeds_of_the_evidence_are_fresh_and_paired(client: Client) -> None:
     ("model", "dataset"), [("cnn", "digits"), ("mlp", "breast_cancer"), ("mlp", "mnist10k")]
 )
 def test_each_model_and_data_set_gives_a_verdict(client: Client, model: str, dataset: str) -> None:
-    job = finished(client, {"model": model, "dataset": dataset, **QUICK})
+    job = carried_out(client, {"model": model, "dataset": dataset, **QUICK})
     assert job.state == "succeeded", job.reason
     assert client.get_verdict(job.id).verdict != "not_tested"
 
@@ -155,7 +152,7 @@ def test_a_csv_file_gives_a_verdict(service: Service, tmp_path: Path, task: str)
 def test_the_dashboard_shows_true_rates_and_changes_nothing(
     service: Service, client: Client
 ) -> None:
-    job = finished(client, {"model": "mlp", "dataset": "digits", **QUICK})
+    job = carried_out(client, {"model": "mlp", "dataset": "digits", **QUICK})
     with urlopen(f"{service.url}/dashboard/") as page:
         assert page.status == 200
     assert job.verdict is not None

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.processes import BIN, FAST, Service, until
+from tests.processes import BIN, DEADLINE_S, Service, finished
 from torch import nn
 
 from dropt.spec.results import BestRead
@@ -47,7 +47,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service whose workers have the package."""
     running = Service(
-        tmp_path_factory.mktemp("own") / "state", environment={**FAST, "PYTHONPATH": str(site)}
+        tmp_path_factory.mktemp("own") / "state", environment={"PYTHONPATH": str(site)}
     )
     yield running
     running.stop()
@@ -66,15 +66,12 @@ def test_installed_package_is_named_over_http_and_its_model_trains_with_the_answ
     service: Service, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with service.client() as client:
-        until(lambda: any(w.state == "live" for w in client.list_workers()), what="a worker")
         job_id = post(
             f"{service.url}/v1/jobs",
             {"model": {"name": "gated_net", "args": {"width": 16}}, "dataset": "rings", **QUICK,
              "training": {"epochs": 4, "loss": "focal"}},
         )["id"]  # fmt: skip
-        job = client.get_job(job_id)
-        while not job.done:
-            job = client.get_job(job_id, wait_s=20)
+        job = finished(client, job_id)
         assert job.state == "succeeded", job.reason
         best = client.get_best(job_id)
 
@@ -123,7 +120,7 @@ def train_one_epoch(model: nn.Module, x: torch.Tensor, y: torch.Tensor, loss: An
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [BIN / "dropt", "run", *arguments, "--state", "state"], cwd=folder, capture_output=True,
-        text=True, check=False, timeout=300, env={**os.environ, **environment},
+        text=True, check=False, timeout=DEADLINE_S, env={**os.environ, **environment},
     )  # fmt: skip
 
 

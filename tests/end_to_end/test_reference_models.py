@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.processes import serving
+from tests.processes import finished, serving
 
 from dropt.client import Client
 from dropt.spec.job import JobCreate
@@ -27,10 +27,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         yield client
 
 
-def finished(client: Client, **body: Any) -> JobRead:
-    job = client.create_job(JobCreate.model_validate(SHORT | body))
-    while not job.done:
-        job = client.get_job(job.id, wait_s=20)
+def carried_out(client: Client, **body: Any) -> JobRead:
+    job = finished(client, client.create_job(JobCreate.model_validate(SHORT | body)).id)
     assert job.state == "succeeded", job.reason
     return job
 
@@ -42,14 +40,14 @@ def sites(client: Client, job: JobRead) -> dict[str, str | None]:
 
 def test_a_recurrent_model_on_masked_vectors_gets_a_verdict(client: Client) -> None:
     model = {"name": "lstm", "args": {"hidden": 8}}
-    job = finished(client, model=model, dataset="japanese_vowels")
+    job = carried_out(client, model=model, dataset="japanese_vowels")
     assert client.get_verdict(job.id).examples == 370
     assert set(sites(client, job)) == {"rnn:in", "rnn:out", "rnn:dropout", "head:in"}
 
 
 def test_a_transformer_that_tells_the_next_token_is_judged_by_sonnet(client: Client) -> None:
     model = {"name": "transformer", "args": {"width": 8, "feedforward": 8, "depth": 1}}
-    job = finished(client, model=model, dataset="sonnets")
+    job = carried_out(client, model=model, dataset="sonnets")
     verdict = client.get_verdict(job.id)
     assert (verdict.metric, verdict.examples) == ("nll", 94)
     assert [one.name for one in verdict.secondary] == ["accuracy"]
@@ -59,14 +57,13 @@ def test_a_transformer_that_tells_the_next_token_is_judged_by_sonnet(client: Cli
 
 def test_convolutions_beside_batch_norm_can_be_switched_on(client: Client) -> None:
     search = {"sites": [{"match": "stages.*relu*:out", "kinds": ["channel"]}]}
-    job = finished(client, model="resnet", dataset="digits", search=search)
+    job = carried_out(client, model="resnet", dataset="digits", search=search)
     assert set(sites(client, job)) == CONVOLUTIONS
 
 
 def test_a_table_model_on_tokens_fails_with_what_would_fit(client: Client) -> None:
     job = client.create_job(JobCreate.model_validate({"model": "mlp", "dataset": "splice"}))
-    while not job.done:
-        job = client.get_job(job.id, wait_s=20)
+    job = finished(client, job.id)
     assert job.state == "failed"
     assert "takes one tensor of numbers" in str(job.reason)
     assert "lstm, gru, transformer" in str(job.reason)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dropt_trainer import native
 from dropt_trainer.native import load_library
 
 
@@ -21,6 +22,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(native, "SHIPPED", tmp_path / "none.so")
     load_library.cache_clear()
     yield tmp_path
     load_library.cache_clear()
@@ -55,6 +57,30 @@ def test_kernels_are_built_once_into_the_users_cache(
     load_library()
     assert built.stat().st_mtime_ns == before
     assert events(caplog) == ["native.ready"] * 2
+
+
+@needs_compiler
+def test_library_that_came_with_the_package_needs_no_compiler_and_no_folder(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shipped = fresh / "dropt.so"
+    native.build(shipped)
+    monkeypatch.setattr(native, "SHIPPED", shipped)
+    monkeypatch.setenv("PATH", "")
+    assert load_library() is not None
+    assert not (fresh / "cache").exists()
+    assert [vars(record)["path"] for record in caplog.records] == [str(shipped)]
+
+
+@needs_compiler
+def test_library_shipped_for_another_machine_is_built_here(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fresh / "dropt.so").write_bytes(b"not for this machine")
+    monkeypatch.setattr(native, "SHIPPED", fresh / "dropt.so")
+    assert load_library() is not None
+    assert list((fresh / "cache" / "dropt").glob("*.so"))
 
 
 @needs_compiler

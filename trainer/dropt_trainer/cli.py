@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     max_slots = options.max_slots or DEFAULT_SLOTS[device.type]
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    with Client(options.server, key=os.environ.get("DROPT_KEY") or None) as client:
+    with Client(options.server, key=os.environ.get("DROPT_API_KEY") or None) as client:
         worker = Worker(
             client, registration(options.name, device, max_slots, own), device,
             np.random.default_rng(), own,
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dropt-worker",
-        description="Train for a dropt service. The key is read from DROPT_KEY.",
+        description="Train for a dropt service. The key is read from DROPT_API_KEY.",
     )
     name = f"{os.uname().nodename}-{os.getpid()}"
     parser.add_argument("--server", required=True, metavar="URL", help="the service")

@@ -1,4 +1,4 @@
-"""The trainer's C kernels: built once with the system's compiler, loaded through ctypes.
+"""The trainer's C kernels: shipped in the wheel, else built once; loaded through ctypes.
 
 Nothing here is needed for a right result, only for a fast one: every kernel has a version in torch
 operations with the same bits (masks) or the same mathematics (optimizers).
@@ -20,6 +20,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).parent / "dropout" / "kernels" / "dropt.c"
+SHIPPED = SOURCE.with_suffix(".so")  # in wheels alone: a checkout builds what its source says
 # Contraction off: a fused multiply-add rounds once where the torch version rounds twice. The other
 # two change no result: nobody reads errno or the exception flags, and loops become vectors.
 FLAGS = (
@@ -41,7 +42,9 @@ def load_library() -> ctypes.CDLL | None:
     Logs one line, whichever way it went. `DROPT_NATIVE=0` in the environment turns them off.
     """
     try:
-        path, library = _load_from_cache()
+        if os.environ.get("DROPT_NATIVE") == "0":
+            raise KernelUnavailable("turned off by DROPT_NATIVE=0")
+        path, library = _load_shipped() or _load_from_cache()
     except KernelUnavailable as error:
         logger.warning("native.unavailable", extra={"why": str(error), "backend": "torch"})
         return None
@@ -49,10 +52,40 @@ def load_library() -> ctypes.CDLL | None:
     return library
 
 
+def build(path: Path) -> None:
+    """Compile the kernels into a file of our own, then rename: others see all of it or nothing.
+
+    Raises:
+        KernelUnavailable: no compiler, or it failed.
+    """
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise KernelUnavailable("no C compiler (cc, gcc or clang) on the PATH")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    os.close(handle)
+    try:
+        command = [compiler, *FLAGS, "-o", temporary, str(SOURCE)]
+        subprocess.run(command, check=True, capture_output=True, timeout=BUILD_TIMEOUT_S)  # noqa: S603 (nothing of it comes from outside)
+        os.replace(temporary, path)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        raise KernelUnavailable(lines[0][:300] if lines else "the compiler failed") from error
+    except subprocess.TimeoutExpired as error:
+        raise KernelUnavailable(f"the compiler took over {BUILD_TIMEOUT_S:.0f} s") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _load_shipped() -> tuple[Path, ctypes.CDLL] | None:
+    """The library that came with the package; None without one for this system."""
+    try:
+        return SHIPPED, _declare(ctypes.CDLL(str(SHIPPED)))
+    except (OSError, AttributeError):
+        return None
+
+
 def _load_from_cache() -> tuple[Path, ctypes.CDLL]:
     """The library from the first cache folder that takes it, built there if it is missing."""
-    if os.environ.get("DROPT_NATIVE") == "0":
-        raise KernelUnavailable("turned off by DROPT_NATIVE=0")
     failures = []
     for folder in _cache_folders():
         path = folder / f"dropt-{_build_key()}.so"
@@ -92,28 +125,8 @@ def _load_or_build(path: Path) -> ctypes.CDLL:
             return _declare(ctypes.CDLL(str(path)))
         except (OSError, AttributeError):
             path.unlink()
-    _build(path)
+    build(path)
     return _declare(ctypes.CDLL(str(path)))
-
-
-def _build(path: Path) -> None:
-    """Compile into a file of our own, then rename: other processes see all of it or nothing."""
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
-    if compiler is None:
-        raise KernelUnavailable("no C compiler (cc, gcc or clang) on the PATH")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        command = [compiler, *FLAGS, "-o", temporary, str(SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, timeout=BUILD_TIMEOUT_S)  # noqa: S603 (nothing of it comes from outside)
-        os.replace(temporary, path)
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines()
-        raise KernelUnavailable(lines[0][:300] if lines else "the compiler failed") from error
-    except subprocess.TimeoutExpired as error:
-        raise KernelUnavailable(f"the compiler took over {BUILD_TIMEOUT_S:.0f} s") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -123,10 +136,13 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         AttributeError: a function is missing, so this is another version's library.
     """
     pointer, size = ctypes.c_void_p, ctypes.c_int64
-    library.dropt_drop.argtypes = [pointer] * 5 + [size] + [ctypes.c_int32] * 2 + [size] * 3
-    library.dropt_drop.restype = ctypes.c_int32
+    number = ctypes.c_int32
+    library.dropt_drop.argtypes = [pointer] * 5 + [size, number, number] + [size] * 3 + [number]
+    library.dropt_drop.restype = number
     library.dropt_adamw.argtypes = [pointer] * 12 + [size] * 2
     library.dropt_adamw.restype = None
     library.dropt_sgd.argtypes = [pointer] * 10 + [size] * 2
     library.dropt_sgd.restype = None
+    library.dropt_turn.argtypes = [pointer] * 2 + [size] * 4
+    library.dropt_turn.restype = None
     return library

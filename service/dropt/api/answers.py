@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from dropt.api.caching import cached_answer
@@ -10,7 +11,7 @@ from dropt.api.deps import ProjectDep, ServiceDep
 from dropt.api.paging import PageQuery, link_next, time_mark
 from dropt.api.problems import problems
 from dropt.errors import BadPageToken, NoResultYet, NotFound
-from dropt.jobs import lists
+from dropt.jobs import lists, trial_table
 from dropt.spec.results import (
     ArmRead,
     BestRead,
@@ -25,6 +26,7 @@ from dropt.spec.results import (
 router = APIRouter(prefix="/v1", tags=["answers"])
 
 MAX_TOP = 100
+CSV = "text/csv"
 UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "Nothing has changed."}}
 
 
@@ -109,12 +111,20 @@ def list_arms(job: str, request: Request, service: ServiceDep, project: ProjectD
     return cached_answer(request, Page[ArmRead](items=tuple(arms)), revision=revision)
 
 
-@router.get("/jobs/{job}/trials", operation_id="list_trials", responses=problems(NotFound))
+@router.get(
+    "/jobs/{job}/trials", operation_id="list_trials", response_model=Page[TrialRead],
+    responses={200: {"content": {CSV: {"schema": {"type": "string"}}}}, **problems(NotFound)},
+)  # fmt: skip
 def list_trials(
     job: str, query: Annotated[TrialQuery, Query()], request: Request, response: Response,
     service: ServiceDep, project: ProjectDep,
-) -> Page[TrialRead]:  # fmt: skip
-    """The trials of a job, by number or by value."""
+) -> Page[TrialRead] | Response:  # fmt: skip
+    """The trials of a job, by number or by value; `Accept: text/csv` gives all in one table."""
+    if _wants_csv(request):
+        lines = trial_table.csv_lines(
+            service, job, project=project, arm=query.arm, phase=query.phase, states=query.state
+        )
+        return StreamingResponse(lines, media_type=f"{CSV}; charset=utf-8")
     by_value = query.order_by != "number"
     found = lists.trials(
         service, job, project=project, limit=query.limit + 1, by_value=by_value,
@@ -144,6 +154,16 @@ def list_events(
         token = query.token([shown[-1].sequence])
     link_next(request, response, token)
     return Page(items=tuple(shown), next_page_token=token)
+
+
+def _wants_csv(request: Request) -> bool:
+    """Whether the caller names CSV, and JSON not before it."""
+    kinds = [
+        kind.partition(";")[0].strip() for kind in request.headers.get("accept", "").split(",")
+    ]
+    if CSV not in kinds:
+        return False
+    return "application/json" not in kinds[: kinds.index(CSV)]
 
 
 def _trial_mark(query: TrialQuery) -> tuple[float | None, str] | None:

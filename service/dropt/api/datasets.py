@@ -19,13 +19,14 @@ from dropt.api.uploads import COMMAND, Upload, prepared, upload_of
 from dropt.errors import (
     DatasetUnreadable,
     FieldError,
+    InUse,
     InvalidRequest,
     NameTaken,
     NotFound,
     StorageFull,
     TooLarge,
 )
-from dropt.jobs import catalogue
+from dropt.jobs import catalogue, deleting
 from dropt.settings import Settings
 from dropt.spec.catalogue import DatasetRead
 from dropt.spec.job import Task
@@ -126,6 +127,16 @@ def get_content(dataset: str, service: ServiceDep, project: ProjectDep) -> FileR
 def find_content(dataset: str, service: ServiceDep, project: ProjectDep) -> FileResponse:
     """Digest and size of the canonical npz."""
     return get_content(dataset, service, project)
+
+
+@router.delete(
+    "/{dataset}", operation_id="delete_dataset", status_code=204, response_class=Response,
+    responses=problems(NotFound, InUse),
+)  # fmt: skip
+def delete_dataset(dataset: str, service: ServiceDep, project: ProjectDep) -> Response:
+    """Delete an uploaded data set that no unfinished job trains on."""
+    deleting.delete_dataset(service, dataset, project=project)
+    return Response(status_code=204)
 
 
 @asynccontextmanager

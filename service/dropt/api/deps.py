@@ -11,13 +11,13 @@ from anyio import to_thread
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
+from dropt.api.guard import CALLER
 from dropt.api.validation import invalid, unknown_name
 from dropt.errors import FieldError, InvalidRequest, StorageFull
+from dropt.jobs.keys import Caller
 from dropt.settings import Settings
-from dropt.storage import projects
 from dropt.tuning.service import Idempotency, Service
 
-PROJECT = projects.DEFAULT  # the only one until there are keys
 MAX_WAIT_S = 60
 MAX_KEY_LENGTH = 255
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.5  # between two looks of a request that waits
@@ -26,25 +26,26 @@ _WAIT = re.compile(r"\bwait=(\d{1,9})\b")
 Seen = TypeVar("Seen")
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _project() -> str:
-    return PROJECT
+async def _project(request: Request) -> str:
+    caller: Caller = request.scope[CALLER]  # the guard let nobody else in
+    return caller.project
 
 
 async def _digest(request: Request) -> str:
     return hashlib.sha256(await request.body()).hexdigest()
 
 
-def _wait(
+async def _wait(
     prefer: Annotated[str, Header(alias="Prefer", description="`wait=N`: up to N seconds.")] = "",
 ) -> int:
     """The seconds that the caller is ready to wait (RFC 7240); what is unknown is ignored."""
@@ -59,7 +60,7 @@ BodyDigestDep = Annotated[str, Depends(_digest)]
 WaitDep = Annotated[int, Depends(_wait)]
 
 
-def _idempotency(
+async def _idempotency(
     request: Request,
     body_sha256: BodyDigestDep,
     idempotency_key: Annotated[
@@ -110,17 +111,20 @@ async def look_until(
 ) -> Seen:
     """Look again and again until it is enough, `wait_s` have passed, or nobody listens any more.
 
-    Between two looks the request holds no thread and no session. Looks become rarer: a request
-    waits at most a quarter longer than it had to, and all that wait share two threads, so that
-    they cannot crowd out requests that do not wait.
+    Between two looks the request holds no thread and no session. It looks when a job has moved
+    on, and else more and more rarely: it waits at most a quarter longer than it had to. All that
+    wait share two threads, so that they cannot crowd out requests that do not wait.
     """
     started_at, waited_s = anyio.current_time(), 0.0
-    seen = await to_thread.run_sync(look)
-    while not is_enough(seen) and waited_s < wait_s and not await request.is_disconnected():
-        pause_s = min(max(FIRST_PAUSE_S, waited_s / 4), LAST_PAUSE_S, wait_s - waited_s)
-        await anyio.sleep(pause_s)
-        seen = await to_thread.run_sync(look, limiter=request.app.state.look_limiter)
-        waited_s = anyio.current_time() - started_at
+    with request.app.state.service.bell.listening() as rung:
+        seen = await to_thread.run_sync(look)
+        while not is_enough(seen) and waited_s < wait_s and not await request.is_disconnected():
+            pause_s = min(max(FIRST_PAUSE_S, waited_s / 4), LAST_PAUSE_S, wait_s - waited_s)
+            with anyio.move_on_after(pause_s):
+                await rung.wait()
+            rung.clear()
+            seen = await to_thread.run_sync(look, limiter=request.app.state.look_limiter)
+            waited_s = anyio.current_time() - started_at
     return seen
 
 

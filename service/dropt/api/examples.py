@@ -4,19 +4,14 @@ from typing import Annotated, Any, Final
 
 from fastapi import Body
 
+from dropt.spec.changes import Cancel, Clone, Extension, Stop
 from dropt.spec.job import JobCreate
+from dropt.spec.keys import KeyCreate
 from dropt.spec.preview import LookAt
 from dropt.spec.protocol import Heartbeat, LeaseRequest, Registration, Report
-from dropt.spec.record import Record, Text
 
 WORKER: Final = "wrk_01KARB0000000000000000000C"
 TRIAL: Final = "trl_01KARB0000000000000000000B"
-
-
-class Cancel(Record):
-    """The body of `POST /v1/jobs/{job}/cancel`."""
-
-    reason: Text | None = None
 
 
 JOB: dict[str, Any] = {"model": "mlp", "dataset": "digits"}
@@ -37,6 +32,10 @@ ADVANCED_JOB: dict[str, Any] = {
     "budget": {"trials": 100, "seconds": 1800},
     "evidence": {"effort": "thorough"},
 }
+CHANGE: dict[str, Any] = {"labels": {"team": "vision"}, "priority": 10}
+CLONE: dict[str, Any] = {"training": {"epochs": 80}, "warm_start": True}
+EXTENSION: dict[str, Any] = {"trials": 100}
+STOP: dict[str, Any] = {"evidence": True}
 LOOK: dict[str, Any] = {"dataset": "digits", "args": {"hidden": [128, 64]}}
 REGISTRATION: dict[str, Any] = {
     "protocol": 1,
@@ -70,6 +69,7 @@ REGISTRATION: dict[str, Any] = {
         }
     ],
 }
+KEY: dict[str, Any] = {"name": "ci of team vision", "scopes": ["jobs:read", "jobs:write"]}
 HEARTBEAT: dict[str, Any] = {
     "leases": ["lea_01KARB0000000000000000000A"],
     "memory_free_bytes": 61_000_000_000,
@@ -107,8 +107,16 @@ REPORT: dict[str, Any] = {
     "done": False,
 }
 
+ChangeBody = Annotated[
+    dict[str, Any],
+    Body(examples=[CHANGE], description="`name`, `labels`, `priority`, `notify`; any of them."),
+]
+CloneBody = Annotated[Clone, Body(examples=[CLONE])]
+ExtensionBody = Annotated[Extension, Body(examples=[EXTENSION, {"evidence": "again"}])]
+StopBody = Annotated[Stop, Body(examples=[STOP])]
 CancelBody = Annotated[Cancel, Body(examples=[{"reason": "wrong data set"}])]
 HeartbeatBody = Annotated[Heartbeat, Body(examples=[HEARTBEAT])]
+KeyBody = Annotated[KeyCreate, Body(examples=[KEY])]
 JobBody = Annotated[JobCreate, Body(examples=[JOB, ADVANCED_JOB])]
 LookBody = Annotated[LookAt, Body(examples=[LOOK])]
 LeaseRequestBody = Annotated[LeaseRequest, Body(examples=[LEASE_REQUEST])]

@@ -4,9 +4,7 @@ Dependencies of FastAPI do not reach mounts (`DELETE /dashboard/api/studies/1` d
 there), so whatever must hold for every request is decided here, in plain ASGI.
 """
 
-import hmac
 import logging
-import re
 import shlex
 import time
 from dataclasses import dataclass
@@ -20,12 +18,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dropt.api.dashboard import is_dashboard
+from dropt.api.guard import Guard
 from dropt.api.json_check import JsonLimits, check_json
+from dropt.api.login import to_login, wants_page
 from dropt.api.problems import problem_response, request_id
 from dropt.errors import (
     DashboardReadOnly,
     DroptError,
-    HostNotAllowed,
     Internal,
     JsonExpected,
     NotJson,
@@ -37,9 +36,10 @@ from dropt.errors import (
 from dropt.settings import Settings
 from dropt.spec.ids import new_id
 
-LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 LONG_BODY_BYTES = 64 * 1024  # from here on, checking takes over 2 ms: not on the event loop
 MAX_ECHO_BYTES = 1_000  # of a body that is put into the corrected command
+FORMS = {("POST", "/login"), ("POST", "/logout")}  # what browsers send from our own pages
+MAX_FORM_BYTES = 4_096
 EXAMPLE_BODY = '{"model": "mlp", "dataset": "digits"}'
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,9 @@ logger = logging.getLogger(__name__)
 class Gate:
     """Pure ASGI: it sees every request before routes and mounts do, and every answer after."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, guard: Guard) -> None:
         self._app = app
+        self._guard = guard
         self._settings = settings
         self._json = JsonLimits(settings.limit_json_depth, settings.limit_json_nodes)
 
@@ -67,9 +68,12 @@ class Gate:
         token, started_at = request_id.set(name), time.perf_counter()
         with structlog.contextvars.bound_contextvars(request=name):
             try:
-                await self._app(scope, await self._admit(scope, receive), answer)
+                admitted = await self._admit(scope, receive)
+                await self._app(scope, admitted, self._guard.watched(scope, answer))
             except ClientDisconnect:
                 logger.debug("request.abandoned", extra={"path": scope["path"]})
+            except Unauthorized as error:
+                await answer.refuse(error, scope, receive)
             except DroptError as error:
                 await answer.fail(error, scope, receive)
             except Exception as error:  # the ASGI edge: nothing may pass it
@@ -82,10 +86,8 @@ class Gate:
 
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         """Let a request in and return what its body is to be read from, or raise."""
+        await self._guard.admit(scope)
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
-        if not self._settings.no_auth:
-            _check_host(headers)
-        self._check_key(headers, method, path)
         if is_dashboard(path) and method not in ("GET", "HEAD"):
             raise DashboardReadOnly(
                 "The dashboard shows studies and changes nothing",
@@ -97,19 +99,10 @@ class Gate:
             return partial(body.counted, limit=limit)
         if not _has_body(headers):
             return receive
+        if (method, path) in FORMS:
+            _check_length(headers, MAX_FORM_BYTES, "form")
+            return partial(body.counted, limit=MAX_FORM_BYTES, what="form")
         return await self._checked_json(scope, headers, body)
-
-    def _check_key(self, headers: Headers, method: str, path: str) -> None:
-        sent, key = headers.getlist("authorization"), self._settings.worker_key
-        if not sent:
-            if key is not None and _is_for_workers(method, path):
-                raise Unauthorized("Workers must send their key: Authorization: Bearer KEY")
-            return
-        if key is None:
-            raise Unauthorized("This service has no keys; leave the Authorization header out")
-        expected = f"Bearer {key.get_secret_value()}"
-        if len(sent) != 1 or not hmac.compare_digest(sent[0].encode(), expected.encode()):
-            raise Unauthorized("The key is not known here; send Authorization: Bearer KEY")
 
     def _stream_limit(self, method: str, path: str) -> int | None:
         """The largest body of the two routes whose bodies are files, None for all others."""
@@ -164,6 +157,15 @@ class _Answer:
             headers.setdefault("X-Content-Type-Options", "nosniff")
             headers.setdefault("Content-Security-Policy", "frame-ancestors 'none'")
         await self.send(message)
+
+    async def refuse(self, error: Unauthorized, scope: Scope, receive: Receive) -> None:
+        """Lead a browser to the login page, tell a program; end what has begun where it is."""
+        if self.status is not None:
+            await self({"type": "http.response.body", "body": b""})
+        elif wants_page(scope):
+            await to_login(scope)(scope, receive, self)
+        else:
+            await self.fail(error, scope, receive)
 
     async def fail(
         self, error: DroptError, scope: Scope, receive: Receive, *, cause: Exception | None = None
@@ -223,31 +225,6 @@ class _Replay:
             return await self.receive()
         self.is_sent = True
         return {"type": "http.request", "body": self.content, "more_body": False}
-
-
-def _check_host(headers: Headers) -> None:
-    """Without keys, who can reach the port may do all: so only this machine, by its own names.
-
-    Another name in Host is a page of a foreign site whose name points here (DNS rebinding);
-    forwarding headers come from a proxy, which makes the whole world look local.
-    """
-    hosts = headers.getlist("host")
-    if len(hosts) != 1 or not LOOPBACK_HOST.fullmatch(hosts[0]):
-        raise HostNotAllowed(
-            "Without keys this service answers to localhost, 127.0.0.1 and [::1] only, "
-            f"received Host: {', '.join(hosts) or 'none'}"
-        )
-    for name in headers:
-        if name == "forwarded" or name.startswith("x-forwarded-"):
-            raise HostNotAllowed(f"Without keys this service refuses proxies, received {name}")
-
-
-def _is_for_workers(method: str, path: str) -> bool:
-    if path.startswith("/v1/leases"):
-        return True
-    if path.startswith("/v1/workers"):
-        return method not in ("GET", "HEAD")
-    return path.startswith("/v1/artifacts/") and method in ("PUT", "HEAD")
 
 
 def _has_body(headers: Headers) -> bool:

@@ -1,4 +1,4 @@
-"""Jobs: submit, follow, cancel."""
+"""Jobs: submit, preview, list, follow."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ from dropt.api.deps import (
     look_until,
     note_wait,
 )
-from dropt.api.examples import Cancel, CancelBody, JobBody
+from dropt.api.examples import JobBody
 from dropt.api.first_worker import wait_for_first_worker
 from dropt.api.paging import PageQuery, link_next, time_mark
 from dropt.api.problems import problems
@@ -24,7 +24,6 @@ from dropt.errors import (
     FieldError,
     IdempotencyKeyReused,
     InvalidRequest,
-    JobAlreadyFinished,
     NotFound,
     QuotaExceeded,
 )
@@ -33,8 +32,6 @@ from dropt.spec.preview import PreviewRead
 from dropt.spec.results import JobRead, JobState, JobSummary, Page
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-
-NO_REASON = Cancel()
 
 
 class JobQuery(PageQuery):
@@ -141,23 +138,6 @@ async def get_job(
     if not found.done:
         answer.headers["Retry-After"] = f"{RETRY_AFTER_S}"
     return answer
-
-
-@router.post(
-    "/{job}/cancel", operation_id="cancel_job", status_code=202, response_model=JobRead,
-    responses={
-        200: {"description": "It was cancelled before.", "model": JobRead},
-        **problems(NotFound, JobAlreadyFinished, InvalidRequest),
-    },
-)  # fmt: skip
-def cancel_job(
-    job: str, response: Response, service: ServiceDep, project: ProjectDep,
-    body: CancelBody = NO_REASON,
-) -> JobRead:  # fmt: skip
-    """Drop the running trials of a job at once; what it found so far is kept."""
-    read, changed = verbs.cancel(service, job, project=project, reason=body.reason)
-    response.status_code = 202 if changed else 200
-    return read
 
 
 async def _watch(

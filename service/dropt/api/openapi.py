@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from dropt.api.scopes import is_open
 from dropt.spec.results import Problem
 
 VERSION = "3.2.0"  # the event stream will need `itemSchema`
@@ -15,6 +16,7 @@ TAGS = [
     {"name": "data sets", "description": "What a job may train on."},
     {"name": "models and workers", "description": "Who can train what."},
     {"name": "worker protocol", "description": "What a trainer in any language must speak."},
+    {"name": "keys", "description": "Who may ask, and for what."},
     {"name": "operation", "description": "Is it alive, is it ready, what is it."},
 ]
 
@@ -31,5 +33,21 @@ def describe(app: FastAPI) -> dict[str, Any]:
         problem = Problem.model_json_schema(ref_template=REF_TEMPLATE)
         schemas.update(problem.pop("$defs", {}))
         schemas["Problem"] = problem | {"additionalProperties": True}
+        _require_key(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _require_key(document: dict[str, Any]) -> None:
+    """Say which operations need a key: all that the guard does not answer to anybody."""
+    document["components"]["securitySchemes"] = {
+        "key": {
+            "type": "http", "scheme": "bearer",
+            "description": "`dropt_...`; none is needed on this machine until one was made.",
+        }
+    }  # fmt: skip
+    document["security"] = [{"key": []}]
+    for path, operations in document["paths"].items():
+        if is_open(path):
+            for operation in operations.values():
+                operation["security"] = []

@@ -23,11 +23,13 @@ from dropt.errors import (
     NotFound,
     NotReady,
     QuotaExceeded,
+    RateLimited,
     SlowBody,
     StorageFull,
     TooLarge,
     Unauthorized,
 )
+from dropt.spec.keys import redacted
 
 MEDIA_TYPE = "application/problem+json"
 MAX_DETAIL = 2_000  # characters
@@ -58,7 +60,8 @@ def problem_of(error: DroptError, instance: str) -> dict[str, object]:
 
 
 def printable(text: str, limit: int) -> str:
-    """The text with control, direction and surrogate characters escaped, cut at `limit`."""
+    """The text without keys, control and direction characters escaped, cut at `limit`."""
+    text = redacted(text)
     shown = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in text[:limit]
@@ -106,6 +109,8 @@ def _headers(error: DroptError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if isinstance(error, (NotReady, QuotaExceeded, StorageFull)):
         headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(error.members.get("retry_after_seconds", RETRY_AFTER_S))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, (TooLarge, SlowBody)):

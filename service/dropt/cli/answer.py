@@ -8,28 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from dropt.cli import figures
+from dropt.spec.phrases import CAUTIONS, REASONS, phrase
 from dropt.spec.results import BestRead, Configuration, SiteRead, VerdictRead
 
 COLOURS = {"helps": "bold green", "hurts": "bold red"}
-REASONS = {
-    "output_layer": "output layer",
-    "before_batch_norm": "before batch norm",
-    "skip_path": "skip path",
-    "query_key_value": "query, key or value",
-    "hard_coded": "rate is hard-coded",
-    "covered": "covered by another site",
-    "frozen": "nothing trainable around it",
-}
-
-
-CAUTIONS = {
-    "few_test_examples": "fewer than 200 test examples: the interval is less certain",
-    "heavy_tailed_examples": "1 % of the test examples carry most of the variance",
-    "skewed_seeds": "one seed lies far from the others",
-    "unstable_seeds": "some trainings did not end well",
-    "without_undertuned": "few trials without dropout: more may lower its loss",
-    "with_undertuned": "few trials with dropout for its settings, or its best came late",
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +54,7 @@ def details(verdict: VerdictRead) -> Iterator[str]:
     if verdict.would_decide:
         yield verdict.would_decide
     for caution in verdict.cautions:
-        yield f"caution: {CAUTIONS.get(caution, caution.replace('_', ' '))}"
+        yield f"caution: {phrase(caution, CAUTIONS)}"
 
 
 def sites_table(best: BestRead) -> Table:
@@ -103,7 +85,7 @@ def never_lines(best: BestRead) -> Iterator[str]:
     names = [site.site for site in best.recommended.sites]
     width = max(map(len, [*names, *(never.site for never in best.never_dropped)]), default=0)
     for never in best.never_dropped:
-        reason = REASONS.get(never.reason, never.reason.replace("_", " "))
+        reason = phrase(never.reason, REASONS)
         yield f"{never.site:<{width}}  never dropped ({reason})"
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dropt.cli import key_commands
+
 if TYPE_CHECKING:
     from dropt.cli.body import Body
 
@@ -20,6 +22,7 @@ database = typer.Typer(help="The database of a state folder.", no_args_is_help=T
 app.add_typer(database, name="db")
 models = typer.Typer(help="The models that workers offer.", no_args_is_help=False)
 app.add_typer(models, name="models")
+app.add_typer(key_commands.app, name="keys")
 
 
 class Effort(StrEnum):
@@ -53,7 +56,7 @@ Server = Annotated[
     typer.Option(envvar="DROPT_SERVER", metavar="URL", help="A service that runs already."),
 ]
 Key = Annotated[
-    str | None, typer.Option(envvar="DROPT_KEY", help="Key for that service.", show_envvar=True)
+    str | None, typer.Option(envvar="DROPT_API_KEY", help="Key for it.", show_envvar=True)
 ]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: job_...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer of the API.")]
@@ -139,7 +142,9 @@ def resume(job: JobArgument, workers: Workers = "auto", state: State = DEFAULT_S
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback only.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback a key comes first.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 8000,
     state: State = DEFAULT_STATE,
     workers: Workers = "auto",
@@ -224,14 +229,21 @@ def show(
 
 @app.command()
 def logs(
-    job: JobArgument, json: AsJson = False, state: State = DEFAULT_STATE, server: Server = None,
+    job: JobArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    json: AsJson = False,
+    state: State = DEFAULT_STATE,
+    server: Server = None,
     key: Key = None,
-) -> int:  # fmt: skip
+) -> int:
     """Show what happened to a job, event by event."""
     from dropt.cli.connection import connected
     from dropt.cli.reading import show_events
+    from dropt.cli.steering import follow_events
 
     with connected(server, key, state) as client:
+        if follow:
+            return follow_events(client, job, as_json=json)
         return show_events(client, job, as_json=json)
 
 
@@ -249,6 +261,25 @@ def cancel(
 
     with connected(server, key, state) as client:
         return cancel_job(client, job, reason)
+
+
+@app.command()
+def report(
+    job: JobArgument,
+    to: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: the output.")
+    ] = None,
+    json: AsJson = False,
+    state: State = DEFAULT_STATE,
+    server: Server = None,
+    key: Key = None,
+) -> int:
+    """Write the report of a job as one page that opens without a network."""
+    from dropt.cli.connection import connected
+    from dropt.cli.report import write_report
+
+    with connected(server, key, state) as client:
+        return write_report(client, job, to, as_json=json)
 
 
 @app.command()

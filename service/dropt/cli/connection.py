@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dropt.cli.embedded import embedded
-from dropt.cli.hosting import known_address
+from dropt.cli.hosting import known_address, local_key
 from dropt.client import Client
 from dropt.errors import DroptError, ServiceUnreachable
 
@@ -23,10 +23,15 @@ def connected(
     """
     address = server or running_address(state)
     if address is None and not must_run and (state / "dropt.db").exists():
-        with embedded(state, n_workers=0) as service, Client(service.address) as client:
+        with (
+            embedded(state, n_workers=0) as service,
+            Client(service.address, key=service.key) as client,
+        ):
             client.wait_until_ready(service.check)
             yield client
         return
+    if server is None and address is not None:
+        key = key or local_key(state)
     with Client(address or USUAL_ADDRESS, key=key) as client:
         yield client
 

@@ -1,7 +1,6 @@
 """A service on a free loopback port that lives as long as one command."""
 
 import json
-import secrets
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -10,9 +9,10 @@ from pathlib import Path
 
 from dropt import errors
 from dropt.cli.child import spawn
-from dropt.cli.hosting import address_of, listen
+from dropt.cli.hosting import LOCAL_KEY, address_of, listen
 from dropt.cli.problems import ServiceEnded, WorkerMissing
 from dropt.errors import DroptError, ServiceUnreachable
+from dropt.spec.keys import new_key
 
 MODULE = "dropt.cli.hosting"
 LAST_WORDS_S = 5.0  # of a service that does not answer any more
@@ -22,8 +22,11 @@ PATIENCE_S = 25.0  # workers have 20 s to give their work back
 class Embedded:
     """The child process that serves, seen from its parent."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str, state: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], address: str, state: Path, key: str
+    ) -> None:
         self.address = address
+        self.key = key
         self._process = process
         self._state = state
 
@@ -58,9 +61,9 @@ def embedded(state: Path, *, n_workers: int, offers: Sequence[str] = ()) -> Iter
     """
     (state / "log").mkdir(parents=True, exist_ok=True)
     with listen("127.0.0.1", 0) as listener:
-        address = address_of(listener)
-        process = _start(listener, state, n_workers, offers)
-    service = Embedded(process, address, state)
+        address, key = address_of(listener), new_key()
+        process = _start(listener, state, n_workers, offers, key)
+    service = Embedded(process, address, state, key)
     try:
         yield service
     except ServiceUnreachable:
@@ -71,15 +74,15 @@ def embedded(state: Path, *, n_workers: int, offers: Sequence[str] = ()) -> Iter
 
 
 def _start(
-    listener: socket.socket, state: Path, n_workers: int, offers: Sequence[str]
+    listener: socket.socket, state: Path, n_workers: int, offers: Sequence[str], key: str
 ) -> subprocess.Popen[str]:
-    """The key is for this service and its workers alone, and dies with them."""
+    """The key is for this service alone, and dies with it."""
     descriptor = listener.fileno()
     return spawn(
         MODULE,
         [str(descriptor), str(state), str(n_workers), *offers],
         log=state / "log" / "service.err",
-        environment={"DROPT_WORKER_KEY": secrets.token_urlsafe(32)},
+        environment={LOCAL_KEY: key},
         stdout=subprocess.PIPE,
         pass_fds=(descriptor,),
     )

@@ -16,15 +16,16 @@ from pathlib import Path
 from types import FrameType
 
 from dropt.cli.workers import Workers, require_trainer
-from dropt.client import Client
 from dropt.errors import DroptError, Internal, PortInUse, SchemaMismatch
 from dropt.settings import Settings
+from dropt.spec.keys import SCOPES, new_key
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
 GRACE_S = 3  # for answers under way when the service ends; a long-poll is cut, its worker retries
-ADDRESS_FILE = "address"
+ADDRESS_FILE, KEY_FILE = "address", "key"
+LOCAL_KEY = "DROPT_LOCAL_KEY"  # from `dropt run` to its service, the one variable of theirs
 BACKLOG = 128
 
 
@@ -62,18 +63,28 @@ def known_address(state: Path) -> str | None:
     return None
 
 
+def local_key(state: Path) -> str | None:
+    """The key of the service that runs on a state folder, for those who may read that folder."""
+    with suppress(OSError):
+        return (state / KEY_FILE).read_text("utf-8").strip() or None
+    return None
+
+
 @contextmanager
 def hosted(
-    settings: Settings, listener: socket.socket, *, n_workers: int, offers: Sequence[str] = ()
-) -> Iterator["Host"]:
+    settings: Settings, listener: socket.socket, *, n_workers: int, offers: Sequence[str] = (),
+    key: str | None = None,
+) -> Iterator["Host"]:  # fmt: skip
     """The service behind `listener` with its workers, ended in order when the block ends.
 
     A new database is created; one of another version is refused. `offers` are options of the
-    workers for what they have of the user's own.
+    workers for what they have of the user's own. `key` may do everything here; without one, a
+    new one may. It dies with the service, and is in a file of the state folder meanwhile.
 
     Raises:
         StateInUse: another process has the state folder.
         SchemaMismatch: the database belongs to another version.
+        KeyNeeded: other machines could reach it, and nobody has a key.
         WorkerMissing: workers are asked for, the trainer is not installed.
     """
     from dropt.storage.engine import own_state  # SQLAlchemy: 0.3 s
@@ -83,7 +94,7 @@ def hosted(
     with ExitStack() as stack:
         stack.enter_context(own_state(settings.state))
         prepare_database(settings.database_url)
-        host = Host(settings, listener, n_workers=n_workers, offers=offers)
+        host = Host(settings, listener, n_workers=n_workers, offers=offers, key=key or new_key())
         stack.callback(host.stop)
         host.start()
         yield host
@@ -110,30 +121,34 @@ class Host:
         *,
         n_workers: int,
         offers: Sequence[str] = (),
+        key: str,
     ) -> None:
         import uvicorn
 
         from dropt.api.app import create_app
+        from dropt.api.guard import OwnKey
         from dropt.storage.engine import Database
 
         self.address = address_of(listener)
         self._settings = settings
         self._listener = listener
         self._database = Database.open(settings.database_url)
-        self._key = settings.worker_key.get_secret_value() if settings.worker_key else None
+        self._key, worker_key = key, new_key()
         config = uvicorn.Config(
-            create_app(settings), log_config=None, access_log=False, server_header=False,
+            create_app(settings, [OwnKey.of(key, *SCOPES), OwnKey.of(worker_key, "worker")]),
+            log_config=None, access_log=False, server_header=False,
             timeout_graceful_shutdown=GRACE_S,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._workers = Workers(
-            n_workers, server=self.address, key=self._key, log_dir=settings.state / "log",
+            n_workers, server=self.address, key=worker_key, log_dir=settings.state / "log",
             on_end=self._expire_leases, offers=offers,
         )  # fmt: skip
 
     def start(self) -> None:
         (self._settings.state / "log").mkdir(parents=True, exist_ok=True)
+        self._write_key()
         self._thread.start()
         self._address_file.write_text(self.address + "\n", "utf-8")
 
@@ -155,12 +170,24 @@ class Host:
         self._server.should_exit = True
         self._thread.join(GRACE_S + 2)
         self._database.close()
-        with suppress(OSError):
-            self._address_file.unlink()
+        for file in (self._address_file, self._key_file):
+            with suppress(OSError):
+                file.unlink()
 
     @property
     def _address_file(self) -> Path:
         return self._settings.state / ADDRESS_FILE
+
+    @property
+    def _key_file(self) -> Path:
+        return self._settings.state / KEY_FILE
+
+    def _write_key(self) -> None:
+        """Only the user of this process may read it; a file of one that was killed is replaced."""
+        self._key_file.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(self._key_file, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(self._key + "\n")
 
     def _serve(self) -> None:
         self._server.run(sockets=[self._listener])
@@ -170,14 +197,13 @@ class Host:
 
         They are lost, not given back: a trial that kills its worker must not be leased for ever.
         """
-        from dropt.storage import leases, projects
+        from dropt.storage import leases, projects, workers
 
         try:
-            with Client(self.address, key=self._key) as client:
-                found = [worker for worker in client.list_workers() if worker.name == name]
             with self._database.writing() as session:
-                for worker in found:
-                    leases.expire(session, worker.id, project=projects.DEFAULT)
+                found = workers.named(session, name, project=projects.DEFAULT)
+                for worker_id in found:
+                    leases.expire(session, worker_id, project=projects.DEFAULT)
         except DroptError as error:
             logger.warning("leases.not_expired", extra={"worker": name, "why": error.detail})
             return True  # not known to have failed at its start
@@ -218,6 +244,7 @@ def main() -> None:
                 socket.socket(fileno=descriptor),
                 n_workers=n_workers,
                 offers=sys.argv[4:],
+                key=os.environ.pop(LOCAL_KEY, None),
             ) as host,
         ):
             host.watch(stop)

@@ -1,8 +1,11 @@
 """Where log records go: JSON lines in a file, readable lines on a terminal."""
 
 import logging
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from dropt.spec.keys import redacted_values
 
 TALKATIVE = ("httpx2", "alembic")  # a line for each request of a client, for each plugin
 
@@ -31,9 +34,21 @@ def log_to(target: Path | TextIO, level: str = "info") -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                without_keys,
+                renderer,
+            ],
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for talkative in TALKATIVE:
         logging.getLogger(talkative).setLevel(logging.WARNING)
+
+
+def without_keys(
+    logger: object, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """A processor of structlog: no record tells a key, whoever put it into a path or a name."""
+    found: MutableMapping[str, Any] = redacted_values(dict(event))
+    return found

@@ -13,9 +13,11 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from dropt.cli import commands
+from dropt.cli import commands, job_commands
 from dropt.cli.problems import ExitCode, exit_code, lines_of
 from dropt.errors import DroptError
+
+__all__ = ["job_commands", "main", "run"]  # importing the former registers its commands
 
 
 def main() -> NoReturn:

@@ -14,6 +14,7 @@ from rich.text import Text
 from dropt.cli import figures
 from dropt.cli.connection import running_address
 from dropt.cli.embedded import embedded
+from dropt.cli.hosting import local_key
 from dropt.cli.problems import ExitCode
 from dropt.cli.progress import make_console
 from dropt.cli.reading import printable
@@ -36,11 +37,14 @@ def with_worker(server: str | None, key: str | None, state: Path) -> Iterator[Cl
     """A client of the service that is named or runs, else of one with a worker for the block."""
     address = server or running_address(state)
     if address is not None:
-        with Client(address, key=key) as client:
+        with Client(address, key=key or (None if server else local_key(state))) as client:
             yield client
         return
     require_trainer()
-    with embedded(state, n_workers=1) as service, Client(service.address) as client:
+    with (
+        embedded(state, n_workers=1) as service,
+        Client(service.address, key=service.key) as client,
+    ):
         client.wait_until_ready(service.check)
         while not any(worker.state == "live" for worker in client.list_workers()):
             service.check()

@@ -6,7 +6,12 @@ from enum import IntEnum
 from dropt.errors import (
     DroptError,
     FieldError,
+    Forbidden,
+    KeyNeeded,
+    NotFound,
     PortInUse,
+    QuotaExceeded,
+    RateLimited,
     SchemaMismatch,
     ServiceUnreachable,
     StateInUse,
@@ -45,11 +50,17 @@ class ServiceEnded(DroptError):
 
 _REMEDIES: dict[type[DroptError], str] = {
     ServiceUnreachable: "Start one with 'dropt serve', or name another with --server URL.",
-    Unauthorized: "Give the key with --key or in the environment as DROPT_KEY.",
+    Unauthorized: "Give the key with --key or in the environment as DROPT_API_KEY.",
+    Forbidden: "Give a key that may with --key or in the environment as DROPT_API_KEY.",
+    NotFound: "If it should be there: is the service the right one, and the project of the key?",
+    QuotaExceeded: "Jobs that wait: dropt ps. Make room: dropt cancel JOB.",
+    RateLimited: "Ask less often, or use a key of your own.",
 }  # the details of the others name what to do
 _CODES: dict[type[DroptError], ExitCode] = {
     ServiceUnreachable: ExitCode.UNREACHABLE,
     Unauthorized: ExitCode.KEY_REFUSED,
+    Forbidden: ExitCode.KEY_REFUSED,
+    KeyNeeded: ExitCode.USAGE,
     PortInUse: ExitCode.USAGE,
     SchemaMismatch: ExitCode.USAGE,
     StateInUse: ExitCode.USAGE,

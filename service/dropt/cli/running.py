@@ -163,7 +163,7 @@ def _service(
         return
     with (
         embedded(place.state, n_workers=place.n_workers, offers=own.arguments()) as service,
-        Client(service.address) as client,
+        Client(service.address, key=service.key) as client,
     ):
         client.wait_until_ready(service.check)
         while not _has_worker(client, names):

@@ -71,7 +71,7 @@ class Workers:
         """
         self._seats = [_Seat(index) for index in range(n)]
         self._server = server
-        self._environment = {"DROPT_KEY": key} if key else {}
+        self._environment = {"DROPT_API_KEY": key} if key else {}
         self._log_dir = log_dir
         self._on_end = on_end
         self._offers = list(offers)

@@ -69,7 +69,7 @@ def best_of(session: Session, job: JobRow, *, top: int) -> BestRead:
         alternatives=tuple(one for one in found.values() if one is not recommended),
         top=_top(session, job, top),
         simplified=_simplified(session, job),
-        indistinguishable=_indistinguishable(session, job, recommended.arm),
+        indistinguishable=indistinguishable_of(session, job, recommended.arm),
         screening=screening_of(session, job),
         never_dropped=_never_dropped(job),
         reproduce={
@@ -102,7 +102,7 @@ def _simplified(session: Session, job: JobRow) -> tuple[RemovalRead, ...]:
     return () if stored is None else Winner.model_validate(stored).removals
 
 
-def _indistinguishable(session: Session, job: JobRow, arm: str) -> tuple[Equivalent, ...]:
+def indistinguishable_of(session: Session, job: JobRow, arm: str) -> tuple[Equivalent, ...]:
     """The equivalence set of an arm, once its race is over."""
     of_arm = {row.arm: row for row in arms.list_of(session, job.id, project=job.project)}
     is_raced = arm in of_arm and of_arm[arm].winner is not None

@@ -47,7 +47,8 @@ def job_read(session: Session, job: JobRow) -> JobRead:
         started_at=job.started_at, finished_at=job.finished_at,
         progress=progress(job, of_job, counts, best),
         consumed=consumed(used), verdict=job.verdict_word, warnings=job.warnings,
-        failure=job.failure, spec=job.spec, links=links(job.id),
+        failure=job.failure, cloned_from=job.cloned_from, notify=job.notify, spec=job.spec,
+        links=links(job.id),
     )  # fmt: skip
 
 
@@ -135,7 +136,9 @@ def links(job_id: str) -> dict[str, str]:
     """Where to read on."""
     base = f"/v1/jobs/{job_id}"
     parts = ("verdict", "best", "arms", "trials", "events")
-    return {"self": base, **{part: f"{base}/{part}" for part in parts}, "dashboard": "/dashboard/"}
+    named = {part: f"{base}/{part}" for part in parts}
+    stream = f"{base}/events/stream"
+    return {"self": base, **named, "stream": stream, "dashboard": "/dashboard/"}
 
 
 def n_done(counts: Counts, phase: TrialPhase) -> int:

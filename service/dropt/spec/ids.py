@@ -12,8 +12,8 @@ WorkerId = NewType("WorkerId", str)
 LeaseId = NewType("LeaseId", str)
 DatasetId = NewType("DatasetId", str)
 
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
-_ID = re.compile(rf"(job|trl|wrk|lea|ds|key)_[{_ALPHABET}]{{26}}")
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
+_ID = re.compile(rf"(job|trl|wrk|lea|ds|key|whk)_[{ALPHABET}]{{26}}")
 _TIME_BITS, _RANDOM_BITS = 48, 82
 _lock = threading.Lock()
 _last = 0
@@ -31,7 +31,7 @@ def new_id(prefix: str) -> str:
             (time.time_ns() // 1_000_000 << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS),
         )
         number = _last
-    digits = [_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)]
+    digits = [ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)]
     return f"{prefix}_{''.join(digits)}"
 
 

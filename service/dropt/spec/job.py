@@ -6,6 +6,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from dropt.spec.record import Rate, Record, Seed, Text
 from dropt.spec.space import Range, ScheduleName, SiteChoice
+from dropt.spec.webhooks import NotifyChoice
 
 Task = Literal["classification", "regression", "next_token"]
 Metric = Literal["nll", "accuracy", "mse", "perplexity"]
@@ -13,6 +14,7 @@ Direction = Literal["minimize", "maximize"]
 Arm = Literal["without", "with", "textbook"]
 Effort = Literal["quick", "default", "thorough"]
 Optimizer = Literal["adamw", "sgd"]
+Precision = Literal["float32", "float64", "bfloat16"]
 Nuisance = Literal["lr", "weight_decay", "l1", "l2"]
 
 DIRECTIONS: dict[str, Direction] = {"nll": "minimize", "accuracy": "maximize", "mse": "minimize"}
@@ -23,6 +25,7 @@ METRICS_OF: dict[str, tuple[Metric, ...]] = {
 }
 # Perplexity is exp(nll) of a whole split: no mean over examples, so nothing is tested by it.
 ALSO_REPORTED: dict[str, tuple[Metric, ...]] = {"next_token": ("perplexity",)}
+PRECISION = "bfloat16: mixed; weights and losses stay in float32. Worth trying on a GPU."
 LOSS_OF: dict[str, Literal["cross_entropy", "token_cross_entropy", "mse"]] = {
     "classification": "cross_entropy",
     "regression": "mse",
@@ -174,7 +177,7 @@ class Training(Record):
         default=None, ge=1, le=MAX_EPOCHS,
         description="Early stopping: epochs without a better validation value; null: none.",
     )  # fmt: skip
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Precision = Field(default="float32", description=PRECISION)
 
 
 class Budget(Record):
@@ -218,7 +221,7 @@ class TrainingChoice(Record):
     )
     select: Literal["best_epoch", "last_epoch"] | None = None
     patience: int | None = Field(default=None, ge=1, le=MAX_EPOCHS)
-    precision: Literal["float32", "float64"] | None = None
+    precision: Precision | None = Field(default=None, description=PRECISION)
 
 
 class JobCreate(Record):
@@ -236,6 +239,9 @@ class JobCreate(Record):
     budget: Budget = Budget()
     evidence: Evidence | Literal[False] = Evidence()
     resources: Resources = Resources()
+    notify: NotifyChoice | None = Field(
+        default=None, description="A listener that is told of events, signed."
+    )
 
 
 class JobSpec(Record):

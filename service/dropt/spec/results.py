@@ -10,14 +10,18 @@ from dropt.spec.protocol import Reason, TrialParams
 from dropt.spec.record import Answer
 from dropt.spec.screening import ScreeningRead
 from dropt.spec.space import Dropout, Schedule
+from dropt.spec.webhooks import Notify
 
-JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+JobState = Literal[
+    "queued", "running", "paused", "stopping", "cancelling", "succeeded", "failed", "cancelled"
+]
 Phase = Literal["preparing", "search", "evidence", "reporting"]
-EndedBy = Literal["budget", "cancelled", "failure"]
+EndedBy = Literal["budget", "stopped", "cancelled", "failure"]
 TrialState = Literal["waiting", "running", "completed", "pruned", "failed", "cancelled"]
 TrialPhase = Literal["search", "shortlist", "simplify", "compare", "ablate"]
 VerdictWord = Literal["helps", "hurts", "no_measurable_difference", "undecided", "not_tested"]
 FINAL_JOB_STATES: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
+WORKING: tuple[JobState, ...] = ("running", "stopping")  # workers train for it
 FINAL_TRIAL_STATES: tuple[TrialState, ...] = ("completed", "pruned", "failed", "cancelled")
 
 Item = TypeVar("Item")
@@ -78,6 +82,13 @@ class Failure(Answer):
     reason: str
     message: str
     retryable: bool = False
+
+
+class StopRequest(Answer):
+    """How a job was asked to stop: in which phase, and whether evidence is still wanted."""
+
+    phase: Phase
+    evidence: bool
 
 
 class ArmScore(Answer):
@@ -231,6 +242,8 @@ class JobRead(Answer):
     verdict: VerdictWord | None
     warnings: tuple[str, ...]
     failure: Failure | None
+    cloned_from: str | None = None
+    notify: Notify | None = None
     spec: JobSpec
     links: dict[str, str]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, func, select
 
 from dropt.spec.ids import JobId
+from dropt.storage.session import Session
 from dropt.storage.tables import arm
 
 
@@ -53,8 +53,7 @@ def insert(
 
 def list_of(session: Session, job_id: str, *, project: str) -> list[ArmRow]:
     """The arms of a job, by name."""
-    wanted = (arm.c.job_id == job_id, arm.c.project == project)
-    rows = session.execute(select(arm).where(*wanted).order_by(arm.c.arm))
+    rows = session.execute(_OF_JOB, {"of_job": job_id, "of_project": project})
     return [ArmRow(**row._asdict()) for row in rows]
 
 
@@ -69,6 +68,12 @@ def close(session: Session, job_id: str, name: str, *, project: str) -> bool:
     return _wins(session, _update(job_id, name, project).values(target=arm.c.issued))
 
 
+def reopen(session: Session, job_id: str, name: str, target: int, *, project: str) -> bool:
+    """Set the budget anew, and forget the configuration that was compared; never below issued."""
+    new = _update(job_id, name, project).where(arm.c.issued <= target)
+    return _wins(session, new.values(target=target, winner=None))
+
+
 def set_winner(session: Session, job_id: str, name: str, winner: object, *, project: str) -> bool:
     """Store the configuration that the comparison trains."""
     return _wins(session, _update(job_id, name, project).values(winner=winner))
@@ -79,6 +84,20 @@ def set_study_id(session: Session, job_id: str, name: str, study_id: int, *, pro
     return _wins(session, _update(job_id, name, project).values(study_id=study_id))
 
 
+def study_ids(session: Session, *, project: str) -> frozenset[int]:
+    """Optuna's numbers of the studies of a project."""
+    wanted = (arm.c.project == project, arm.c.study_id.is_not(None))
+    return frozenset(session.scalars(select(arm.c.study_id).where(*wanted)))
+
+
+# Built once: to build such a statement takes as long as to carry it out.
+_OF_JOB = (
+    select(arm)
+    .where(arm.c.job_id == bindparam("of_job"), arm.c.project == bindparam("of_project"))
+    .order_by(arm.c.arm)
+)
+
+
 def try_lock(session: Session, job_id: str, name: str) -> bool:
     """Be the one that schedules this arm until the transaction ends; False when another is.
 
@@ -86,7 +105,7 @@ def try_lock(session: Session, job_id: str, name: str) -> bool:
     lost with its connection unnoticed. SQLite has one service process, and a writing
     transaction has the database.
     """
-    if session.get_bind().dialect.name == "sqlite":
+    if session.dialect.name == "sqlite":
         return True
     digest = hashlib.sha256(f"{job_id}/{name}".encode()).digest()
     key = int.from_bytes(digest[:8], "big", signed=True)

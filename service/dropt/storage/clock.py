@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import Float, select
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from dropt.storage.session import Session
 from dropt.storage.tables import UtcTime
 
 

@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Literal
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
 
 from dropt.errors import NameTaken, NotFound
 from dropt.spec.ids import DatasetId, new_id
 from dropt.spec.protocol import DatasetOffer
 from dropt.storage.clock import now_expression
 from dropt.storage.insertion import insert_or_ignore
+from dropt.storage.session import Session
 from dropt.storage.tables import dataset
 
 Kind = Literal["offered", "uploaded"]

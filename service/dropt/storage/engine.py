@@ -12,10 +12,10 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session
 
 from dropt.errors import DroptError, NotReady, StateInUse, StorageFull
 from dropt.storage import schema
+from dropt.storage.session import Session
 
 Dialect = Literal["sqlite", "postgresql"]
 
@@ -55,13 +55,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that sees one state of the database and changes nothing."""
-        with _in_our_words(), Session(self._reader) as session:
+        with _in_our_words(), self._reader.connect() as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that commits at its end and rolls back on any exception."""
-        with _in_our_words(), Session(self._writer) as session, session.begin():
+        with _in_our_words(), self._writer.begin() as session:
             yield session
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -88,6 +89,20 @@ class ArtifactStore:
         except FileNotFoundError as error:
             raise NotFound(f"No artifact {sha256}") from error
 
+    def older_than(self, age_s: float) -> Iterator[str]:
+        """The digests of all files that were written so long ago."""
+        for path in self.root.glob("??/*"):
+            if _DIGEST.fullmatch(path.name) and _age_s(path) >= age_s:
+                yield path.name
+
+    def remove(self, sha256: str, age_s: float) -> bool:
+        """Remove a file unless it was written again since it was so old; whether it went."""
+        path = self.path(sha256)
+        if not path.is_file() or _age_s(path) < age_s:
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
     def sweep(self) -> int:
         """Remove what a crash left half written; how many files. Only while nothing is put."""
         left = list(self._tmp.iterdir())
@@ -115,6 +130,11 @@ def _write(file: BinaryIO, stream: Iterable[bytes], max_bytes: int | None) -> St
     file.flush()
     os.fsync(file.fileno())
     return Stored(digest.hexdigest(), n_bytes)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since a file was written, by the clock of this machine, which wrote it."""
+    return time.time_ns() / 1e9 - path.stat().st_mtime
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, select, update
-from sqlalchemy.orm import Session
 
 from dropt.errors import IdempotencyKeyReused
 from dropt.storage.clock import now, now_expression
 from dropt.storage.insertion import insert_or_ignore
+from dropt.storage.session import Session
 from dropt.storage.tables import idempotency
 
 KEPT_H = 24

@@ -2,7 +2,8 @@
 
 from sqlalchemy import Insert, Table
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+
+from dropt.storage.session import Session
 
 
 def insert_or_ignore(session: Session, table: Table) -> Insert:
@@ -10,6 +11,6 @@ def insert_or_ignore(session: Session, table: Table) -> Insert:
 
     On PostgreSQL it waits for another transaction that inserts the same key.
     """
-    if session.get_bind().dialect.name == "sqlite":
+    if session.dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, or_, select, update
-from sqlalchemy.orm import Session
 
 from dropt.errors import NotFound
 from dropt.spec.ids import LeaseId, new_id
@@ -14,6 +13,7 @@ from dropt.spec.inspection import Inspection
 from dropt.spec.protocol import InspectionFailure
 from dropt.storage.clock import epoch_expression, now_expression
 from dropt.storage.insertion import insert_or_ignore
+from dropt.storage.session import Session
 from dropt.storage.tables import inspection, lease
 
 MAX_ATTEMPTS = 3  # then the model is taken for one that kills its process

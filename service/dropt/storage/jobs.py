@@ -1,13 +1,12 @@
 """Jobs: what users submit. A change of state is a conditional update that says whether it won."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import JSON, ColumnElement, func, literal, select, tuple_, type_coerce
-from sqlalchemy.orm import Session
+from sqlalchemy import JSON, ColumnElement, bindparam, func, literal, select, tuple_, type_coerce
 
 from dropt.errors import NotFound
 from dropt.spec.ids import JobId, new_id
@@ -18,11 +17,14 @@ from dropt.spec.results import (
     Failure,
     JobState,
     Phase,
+    StopRequest,
     VerdictRead,
     VerdictWord,
 )
 from dropt.spec.space import Space
+from dropt.spec.webhooks import Notify
 from dropt.storage.clock import now_expression
+from dropt.storage.session import Session
 from dropt.storage.tables import UtcTime, job
 
 
@@ -57,10 +59,23 @@ class JobRow:
     search_started_at: datetime | None
     search_ended_at: datetime | None
     finished_at: datetime | None
+    verdict_attempt: int = 1
+    stop: StopRequest | None = None
+    paused_seconds: float = 0.0
+    paused_at: datetime | None = None
+    cloned_from: str | None = None
+    notify: Notify | None = None
+    notify_secret: str | None = field(default=None, repr=False)
 
     @property
     def is_done(self) -> bool:
         return self.state in FINAL_JOB_STATES
+
+    def has_aims_of(self, earlier: "JobRow") -> bool:
+        """Whether nobody has extended or stopped the job since it was read as `earlier`."""
+        return (self.verdict_attempt, self.spec.budget, self.stop) == (
+            earlier.verdict_attempt, earlier.spec.budget, earlier.stop,
+        )  # fmt: skip
 
 
 def insert(
@@ -73,8 +88,9 @@ def insert(
     priority: int,
     reason: str | None = None,
     warnings: Collection[str] = (),
+    **more: Any,
 ) -> JobRow:
-    """Store a new job, `queued`."""
+    """Store a new job, `queued`; `more` are further columns."""
     values: dict[str, Any] = {
         "id": new_id("job"),
         "project": project,
@@ -90,6 +106,7 @@ def insert(
         "warnings": tuple(warnings),
         "event_sequence": 0,
         "created_at": now_expression(),
+        **more,
     }
     row = session.execute(sqlalchemy.insert(job).values(values).returning(*job.c)).one()
     return JobRow(**row._asdict())
@@ -169,6 +186,20 @@ def count(session: Session, *, project: str, state: Iterable[JobState]) -> int:
     return session.scalars(select(func.count()).select_from(job).where(*wanted)).one()
 
 
+def open_specs(session: Session, *, project: str) -> list[JobSpec]:
+    """The specs of the project's jobs that have not ended."""
+    wanted = (job.c.project == project, job.c.state.not_in(FINAL_JOB_STATES))
+    return list(session.scalars(select(job.c.spec).where(*wanted)))
+
+
+def unfinished_on(session: Session, dataset: str, *, project: str) -> list[str]:
+    """The ids of the jobs that have not ended and train on this data set."""
+    wanted = (
+        job.c.project == project, job.c.dataset == dataset, job.c.state.not_in(FINAL_JOB_STATES)
+    )  # fmt: skip
+    return list(session.scalars(select(job.c.id).where(*wanted).order_by(job.c.id)))
+
+
 def move(
     session: Session, job_id: str, *, project: str, from_: Iterable[JobState], **values: Any
 ) -> bool:
@@ -195,8 +226,8 @@ def update(session: Session, job_id: str, *, project: str, **values: Any) -> Non
 
 
 def _only(session: Session, job_id: str, *, project: str, locked: bool) -> JobRow:
-    query = select(job).where(job.c.id == job_id, job.c.project == project)
-    row = session.execute(query.with_for_update() if locked else query).one_or_none()
+    wanted = {"of_job": job_id, "of_project": project}
+    row = session.execute(_LOCKED if locked else _ONE, wanted).one_or_none()
     if row is None:
         raise NotFound(f"No job {job_id}")
     return JobRow(**row._asdict())
@@ -204,9 +235,14 @@ def _only(session: Session, job_id: str, *, project: str, locked: bool) -> JobRo
 
 def _has_label(session: Session, name: str, value: str) -> ColumnElement[bool]:
     """The databases differ; a JSON path would need the name quoted, and users choose it."""
-    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    is_sqlite = session.dialect.name == "sqlite"
     pairs = func.json_each if is_sqlite else func.json_each_text
     pair = pairs(type_coerce(job.c.labels, JSON)).table_valued(
         "key", "value", joins_implicitly=True
     )
     return select(1).where(pair.c.key == name, pair.c.value == value).correlate(job).exists()
+
+
+# Built once: to build such a statement takes as long as to carry it out.
+_ONE = select(job).where(job.c.id == bindparam("of_job"), job.c.project == bindparam("of_project"))
+_LOCKED = _ONE.with_for_update()

@@ -6,14 +6,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from dropt.errors import LeaseLost, NotFound
 from dropt.spec.ids import JobId, LeaseId, TrialId, WorkerId, new_id
 from dropt.spec.protocol import ReportAnswer, Step
 from dropt.spec.results import TrialState
 from dropt.storage.clock import epoch_expression, now_expression
+from dropt.storage.session import Session
 from dropt.storage.tables import lease, lease_trial, trial
 
 logger = logging.getLogger(__name__)
@@ -49,6 +61,21 @@ class HeldTrial(NamedTuple):
     attempt: int
     state: TrialState  # running | cancelled
     stop_requested: bool
+
+
+class Loser(NamedTuple):
+    """A lease that has lost trials to others."""
+
+    lease_id: LeaseId
+    worker_id: WorkerId
+    n_trials: int
+
+
+class Given(NamedTuple):
+    """The trials that a worker was given and has not ended: its own, and those of others now."""
+
+    held: list[HeldTrial]
+    lost: list[TrialId]
 
 
 def hold(session: Session, pairs: Collection[tuple[TrialId, int]], *, project: str) -> None:
@@ -109,8 +136,8 @@ def get(session: Session, lease_id: str, *, project: str, lock: bool = False) ->
     Raises:
         NotFound: no such lease, or another project's.
     """
-    query = select(*_columns()).where(lease.c.id == lease_id, lease.c.project == project)
-    row = session.execute(query.with_for_update() if lock else query).one_or_none()
+    wanted = {"of_lease": lease_id, "of_project": project}
+    row = session.execute(_LOCKED if lock else _ONE, wanted).one_or_none()
     if row is None:
         raise NotFound(f"No lease {lease_id}")
     return LeaseRow(**row._asdict())
@@ -186,39 +213,49 @@ def store_answer(
     answer: ReportAnswer,
     *,
     project: str,
+    renew_s: float | None = None,
 ) -> bool:
-    """Store the answer to report number `sequence`; False when it is not the next one."""
-    stored = (
-        update(lease)
-        .where(lease.c.id == lease_id, lease.c.project == project)
-        .where(lease.c.sequence == sequence - 1)
-        .values(sequence=sequence, body_sha256=body_sha256, answer=answer)
-        .returning(lease.c.id)
-    )
-    return session.scalars(stored).one_or_none() is not None
+    """Store the answer to report number `sequence`; False when it is not the next one.
+
+    With `renew_s` the lease is renewed for that long in the same statement.
+    """
+    values = {
+        "of_lease": lease_id, "of_project": project, "before": sequence - 1, "sequence": sequence,
+        "body_sha256": body_sha256, "answer": answer,
+    }  # fmt: skip
+    if renew_s is None:
+        return session.scalars(_ANSWER, values).one_or_none() is not None
+    return session.scalars(_ANSWER_AND_RENEW, values | {"renew_s": renew_s}).first() is not None
 
 
 def held_trials(session: Session, lease_id: str, *, project: str) -> list[HeldTrial]:
     """What the worker was given under this lease, has not ended and has not lost, by id."""
-    given = (trial.c.id, lease_trial.c.attempt, trial.c.state, trial.c.stop_requested)
+    return given_trials(session, lease_id, project=project).held
+
+
+def given_trials(session: Session, lease_id: str, *, project: str) -> Given:
+    """What the worker was given under this lease and has not ended, by id."""
+    rows = session.execute(_GIVEN, {"of_lease": lease_id, "of_project": project}).all()
+    return Given(
+        held=[HeldTrial(*row[:4]) for row in rows if row.is_held],
+        lost=[row.id for row in rows if not row.is_held],
+    )
+
+
+def losers(
+    session: Session, pairs: Collection[tuple[TrialId, int]], *, project: str
+) -> list[Loser]:
+    """The leases under which the attempt before each of these (trial, attempt) was lost."""
+    earlier = {(id, attempt - 1) for id, attempt in pairs}
     rows = session.execute(
-        select(*given)
-        .join(trial, lease_trial.c.trial_id == trial.c.id)
-        .where(lease_trial.c.lease_id == lease_id, lease_trial.c.project == project, _is_held())
-        .order_by(trial.c.id)
+        select(lease_trial.c.lease_id, lease.c.worker_id, func.count())
+        .join(lease, lease.c.id == lease_trial.c.lease_id)
+        .where(tuple_(lease_trial.c.trial_id, lease_trial.c.attempt).in_(sorted(earlier)))
+        .where(lease_trial.c.project == project)
+        .group_by(lease_trial.c.lease_id, lease.c.worker_id)
+        .order_by(lease_trial.c.lease_id)
     )
-    return [HeldTrial(*row) for row in rows]
-
-
-def lost_trials(session: Session, lease_id: str, *, project: str) -> list[TrialId]:
-    """What the worker was given under this lease and has lost to another attempt, by id."""
-    rows = session.scalars(
-        select(trial.c.id)
-        .join(lease_trial, lease_trial.c.trial_id == trial.c.id)
-        .where(lease_trial.c.lease_id == lease_id, lease_trial.c.project == project, ~_is_held())
-        .order_by(trial.c.id)
-    )
-    return [TrialId(id) for id in rows]
+    return [Loser(*row) for row in rows]
 
 
 def _columns() -> tuple[ColumnElement[object], ...]:
@@ -228,3 +265,30 @@ def _columns() -> tuple[ColumnElement[object], ...]:
 def _is_held() -> ColumnElement[bool]:
     is_current = trial.c.attempt == lease_trial.c.attempt
     return and_(is_current, or_(trial.c.state == "running", trial.c.state == "cancelled"))
+
+
+# Built once: to build such a statement takes as long as to carry it out.
+_ONE = select(*_columns()).where(
+    lease.c.id == bindparam("of_lease"), lease.c.project == bindparam("of_project")
+)
+_LOCKED = _ONE.with_for_update()
+_ANSWER = (
+    update(lease)
+    .where(lease.c.id == bindparam("of_lease"), lease.c.project == bindparam("of_project"))
+    .where(lease.c.sequence == bindparam("before"))
+    .values({name: bindparam(name) for name in ("sequence", "body_sha256", "answer")})
+    .returning(lease.c.id)
+)
+_ANSWER_AND_RENEW = _ANSWER.values(
+    expires_at=epoch_expression() + bindparam("renew_s", type_=Float)
+)
+_GIVEN = (
+    select(
+        trial.c.id, lease_trial.c.attempt, trial.c.state, trial.c.stop_requested,
+        _is_held().label("is_held"),
+    )
+    .join(trial, lease_trial.c.trial_id == trial.c.id)
+    .where(lease_trial.c.lease_id == bindparam("of_lease"))
+    .where(lease_trial.c.project == bindparam("of_project"))
+    .order_by(trial.c.id)
+)  # fmt: skip

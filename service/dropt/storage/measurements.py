@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from sqlalchemy import bindparam, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from dropt.errors import FieldError, InvalidRequest
 from dropt.spec.ids import TrialId
 from dropt.spec.protocol import Measurement
 from dropt.storage.clock import now_expression
 from dropt.storage.insertion import insert_or_ignore
+from dropt.storage.session import Session
 from dropt.storage.tables import measurement, rung, trial
+
+MAX_IDS = 500  # in one statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +51,13 @@ def add_many(session: Session, measurements: Sequence[Measurement], *, project: 
     if not measurements:
         return
     rows = [_values(one, project) for one in measurements]
-    start = insert_or_ignore(session, measurement).values(at=now_expression())
-    stored = session.scalars(start.returning(measurement.c.trial_id), rows).all()
-    if len(stored) < len(rows):
+    try:
+        session.execute(_MEASURED, rows)
+    except IntegrityError as error:
         raise InvalidRequest.of(
             FieldError("/measurements", "repeated-epoch", "An epoch is measured once per attempt.")
-        )
-    session.execute(
-        update(trial)
-        .where(trial.c.id == bindparam("of_trial"), trial.c.project == project)
-        .values(
-            epoch=bindparam("last_epoch"),
-            seconds=trial.c.seconds + bindparam("spent"),
-            losses=0,
-        ),
-        _progress(measurements),
-    )
+        ) from error
+    session.execute(_PROGRESS, [one | {"of_project": project} for one in _progress(measurements)])
 
 
 def curve(session: Session, trial_id: str, *, project: str) -> list[Point]:
@@ -124,17 +118,24 @@ def rung_values(
     return [(TrialId(id), value) for id, value in rows]
 
 
+def rungs_of(
+    session: Session, ids: Sequence[str], *, project: str
+) -> dict[TrialId, dict[int, float]]:
+    """The values that these trials had at rungs, by trial and epoch."""
+    found: dict[TrialId, dict[int, float]] = {}
+    for start in range(0, len(ids), MAX_IDS):
+        wanted = {"ids": ids[start : start + MAX_IDS], "of_project": project}
+        for id, epoch, value in session.execute(_RUNGS, wanted):
+            found.setdefault(id, {})[epoch] = value
+    return found
+
+
 def rung_scores(
     session: Session, job_id: str, arm: str, epoch: int, *, project: str
 ) -> list[tuple[int, float]]:
     """The values that trials of an arm had at a rung, by the number of the trial."""
-    wanted = (rung.c.job_id == job_id, rung.c.arm == arm, rung.c.epoch == epoch)
-    rows = session.execute(
-        select(trial.c.number, rung.c.value)
-        .join(trial, rung.c.trial_id == trial.c.id)
-        .where(*wanted, rung.c.project == project)
-        .order_by(trial.c.number)
-    )
+    wanted = {"of_job": job_id, "of_arm": arm, "of_epoch": epoch, "of_project": project}
+    rows = session.execute(_SCORES, wanted)
     return [(number, value) for number, value in rows]
 
 
@@ -159,3 +160,23 @@ def _progress(measurements: Sequence[Measurement]) -> list[dict[str, object]]:
         last[one.trial] = max(last.get(one.trial, 0), one.epoch)
         spent[one.trial] = spent.get(one.trial, 0.0) + one.seconds
     return [{"of_trial": id, "last_epoch": last[id], "spent": spent[id]} for id in sorted(last)]
+
+
+# Built once: to build such a statement takes as long as to carry it out.
+_MEASURED = insert(measurement).values(at=now_expression())
+_PROGRESS = (
+    update(trial)
+    .where(trial.c.id == bindparam("of_trial"), trial.c.project == bindparam("of_project"))
+    .values(epoch=bindparam("last_epoch"), seconds=trial.c.seconds + bindparam("spent"), losses=0)
+)
+_RUNGS = select(rung.c.trial_id, rung.c.epoch, rung.c.value).where(
+    rung.c.trial_id.in_(bindparam("ids", expanding=True)),
+    rung.c.project == bindparam("of_project"),
+)
+_SCORES = (
+    select(trial.c.number, rung.c.value)
+    .join(trial, rung.c.trial_id == trial.c.id)
+    .where(rung.c.job_id == bindparam("of_job"), rung.c.arm == bindparam("of_arm"))
+    .where(rung.c.epoch == bindparam("of_epoch"), rung.c.project == bindparam("of_project"))
+    .order_by(trial.c.number)
+)

@@ -1,5 +1,9 @@
-"""The transaction that storage functions take first; other layers name it from here."""
+"""The transaction that storage functions take first; other layers name it from here.
 
-from sqlalchemy.orm import Session
+It is a connection of SQLAlchemy's Core: there are no mapped classes, and an ORM session around
+each statement cost a quarter of the time of a report.
+"""
+
+from sqlalchemy import Connection as Session
 
 __all__ = ["Session"]

@@ -1,7 +1,8 @@
 """The tables: our truth. Every row has a project, and every function here filters by it."""
 
+import json
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -23,10 +24,12 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 from dropt.spec.inspection import Inspection
 from dropt.spec.job import JobSpec
+from dropt.spec.keys import Scope
 from dropt.spec.protocol import (
     DatasetOffer,
     InspectionFailure,
@@ -35,8 +38,11 @@ from dropt.spec.protocol import (
     ReportAnswer,
     TrialParams,
 )
-from dropt.spec.results import Failure, VerdictRead
+from dropt.spec.results import Failure, StopRequest, VerdictRead
 from dropt.spec.space import Dropout, Space
+from dropt.spec.webhooks import Notify
+
+READ_OFTEN = (JobSpec, Space, Registration)  # with every report or lease, and never changed
 
 metadata = MetaData(
     naming_convention={
@@ -82,6 +88,18 @@ class Document(TypeDecorator[Any]):
     def process_result_value(self, value: object, dialect: Dialect) -> Any:
         return None if value is None else _adapter(self.schema).validate_python(value)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """On SQLite, where the driver hands out the text, what is read often is parsed once."""
+        if dialect.name == "sqlite" and self.schema in READ_OFTEN:
+            return partial(_parsed, self.schema)
+        return super().result_processor(dialect, coltype)
+
+
+@lru_cache(maxsize=128)
+def _parsed(schema: Any, text: str | None) -> Any:
+    """The value behind a text; it is frozen, so that all readers may have the same one."""
+    return None if text is None else _adapter(schema).validate_python(json.loads(text))
+
 
 @cache
 def _adapter(schema: Any) -> TypeAdapter[Any]:
@@ -101,6 +119,24 @@ project = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     _at("created_at", nullable=False),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    _project(),
+    Column("name", String(200), nullable=False),
+    Column("handle", String(8), nullable=False, unique=True),  # of its text, to find it by
+    Column("sha256", String(64), nullable=False),
+    Column("scopes", Document(tuple[Scope, ...]), nullable=False),
+    Column("parent", String(40), ForeignKey("api_key.id")),  # of a session: the key logged in with
+    _at("created_at", nullable=False),
+    _at("expires_at"),
+    _at("last_used_at"),
+    _at("revoked_at"),
+    Index(None, "project", "created_at", "id"),
+    Index(None, "parent"),
 )
 
 worker = Table(
@@ -191,6 +227,13 @@ job = Table(
     Column("verdict", Document(VerdictRead)),  # the latest VerdictRead
     Column("verdict_word", String(32)),
     Column("event_sequence", Integer, nullable=False),
+    Column("verdict_attempt", Integer, nullable=False, server_default="1"),
+    Column("stop", Document(StopRequest)),
+    Column("paused_seconds", Float, nullable=False, server_default="0"),  # pauses that are over
+    _at("paused_at"),
+    Column("cloned_from", String(40)),
+    Column("notify", Document(Notify)),
+    Column("notify_secret", String(200)),
     _at("created_at", nullable=False),
     _at("started_at"),
     _at("search_started_at"),
@@ -251,6 +294,7 @@ trial = Table(
     Column("seconds", Float, nullable=False),
     Column("optuna_id", Integer),
     Column("mirrored", String(16)),  # the state that Optuna has been told
+    Column("superseded", Boolean, nullable=False, server_default=false()),  # earlier evidence
     _at("created_at", nullable=False),
     _at("started_at"),
     _at("finished_at"),
@@ -357,6 +401,31 @@ verdict = Table(
     _project(),
     Column("decision", String(32), nullable=False),
     Column("result", Document(dict[str, Any]), nullable=False),
+    _at("created_at", nullable=False),
+)
+
+webhook = Table(  # what is to be told to the listener of a job: an outbox, written with the event
+    "webhook",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    _project(),
+    Column("job_id", String(40), ForeignKey("job.id"), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("state", String(16), nullable=False),  # waiting | delivered | failed
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Float, nullable=False),  # seconds since 1970 by the database's clock
+    Column("expires_at", Float, nullable=False),
+    Column("problem", Text),  # of the last attempt that failed
+    _at("created_at", nullable=False),
+    UniqueConstraint("job_id", "sequence"),
+    Index(None, "state", "due_at"),
+)
+
+discarded_study = Table(  # of a deleted job: Optuna still has it
+    "discarded_study",
+    metadata,
+    Column("name", String(120), primary_key=True),
+    _project(),
     _at("created_at", nullable=False),
 )
 

@@ -47,6 +47,7 @@ class TrialRow:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,18 @@
 """Trials: one configuration trained with one seed. Claimed by leases, ended exactly once."""
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
 
 from dropt.errors import NotFound
 from dropt.spec.ids import JobId, TrialId
 from dropt.spec.results import TrialPhase, TrialState
 from dropt.storage.clock import epoch_expression, now_expression
 from dropt.storage.losses import failures_after, is_spent, is_to_be_alone, losses_after
+from dropt.storage.session import Session
 from dropt.storage.tables import lease, lease_trial, trial
 from dropt.storage.trial_rows import NewTrial as NewTrial
 from dropt.storage.trial_rows import TrialRow as TrialRow
@@ -53,6 +54,19 @@ def get(session: Session, trial_id: str, *, project: str) -> TrialRow:
     return TrialRow(**row._asdict())
 
 
+def get_many(session: Session, ids: Collection[str], *, project: str) -> dict[TrialId, TrialRow]:
+    """The trials of these ids, in their order.
+
+    Raises:
+        NotFound: one of them is no trial, or another project's.
+    """
+    rows = session.execute(_OF_IDS, {"ids": sorted(ids), "of_project": project})
+    found = {row.id: TrialRow(**row._asdict()) for row in rows}
+    if missing := sorted(set(ids) - set(found)):
+        raise NotFound(f"No trial {missing[0]}")
+    return found
+
+
 def list_of(
     session: Session,
     job_id: str,
@@ -61,9 +75,15 @@ def list_of(
     arm: str | None = None,
     phase: TrialPhase | None = None,
     states: Iterable[TrialState] = (),
+    with_superseded: bool = False,
 ) -> list[TrialRow]:
-    """All trials of a job that fit, by number, then arm, then phase."""
+    """All trials of a job that fit, by number, then arm, then phase.
+
+    Evidence of an earlier attempt at a verdict is left out unless it is asked for.
+    """
     wanted = _fitting(job_id, project, arm=arm, phase=phase, states=states)
+    if not with_superseded:
+        wanted.append(_is_current())
     in_order = (trial.c.number, trial.c.arm, trial.c.phase)
     rows = session.execute(select(trial).where(*wanted).order_by(*in_order))
     return [TrialRow(**row._asdict()) for row in rows]
@@ -98,11 +118,23 @@ def list_page(
 def counts(
     session: Session, job_id: str, *, project: str
 ) -> dict[tuple[str, TrialPhase, TrialState], int]:
-    """How many trials of a job there are, by arm, phase and state."""
+    """How many trials of a job there are, by arm, phase and state; without superseded ones."""
     kind = (trial.c.arm, trial.c.phase, trial.c.state)
-    wanted = _fitting(job_id, project)
+    wanted = (*_fitting(job_id, project), _is_current())
     rows = session.execute(select(*kind, func.count()).where(*wanted).group_by(*kind))
     return {(arm, phase, state): n for arm, phase, state, n in rows}
+
+
+def count_open(session: Session, job_id: str, *, project: str) -> Counter[tuple[str, TrialState]]:
+    """How many search trials of a job wait or run, by arm and state."""
+    rows = session.execute(_OPEN, {"of_job": job_id, "of_project": project})
+    return Counter({(arm, state): n for arm, state, n in rows})
+
+
+def has_waiting(session: Session, job_id: str, phase: TrialPhase, *, project: str) -> bool:
+    """Whether a trial of this phase waits for a worker."""
+    wanted = {"of_job": job_id, "of_phase": phase, "of_project": project}
+    return session.scalars(_WAITING, wanted).one_or_none() is not None
 
 
 def count_failed(session: Session, job_id: str, *, project: str) -> int:
@@ -130,16 +162,11 @@ def claim(
     Two claims at once never take the same trial: PostgreSQL skips locked rows, on SQLite the
     transaction has the database.
     """
-    fits = is_to_be_alone if alone else ~is_to_be_alone
-    free = (
-        select(trial.c.id)
-        .outerjoin(lease, trial.c.lease_id == lease.c.id)
-        .where(*_fitting(job_id, project, phase=phase), _is_free(), ~is_spent, fits)
-        .order_by(trial.c.number, trial.c.arm)
-        .limit(min(limit, 1) if alone else limit)
-        .with_for_update(of=trial, skip_locked=True)
-    )
-    ids = session.scalars(free).all()
+    wanted = {
+        "of_job": job_id, "of_project": project, "of_phase": phase,
+        "most": min(limit, 1) if alone else limit,
+    }  # fmt: skip
+    ids = session.scalars(_FREE[alone], wanted).all()
     claimed = _start(session, ids, lease_id, worker_id) if ids else []
     _give(session, lease_id, claimed, project=project)
     for row in claimed:
@@ -179,13 +206,9 @@ def finish(
     **values: Any,
 ) -> bool:
     """End a trial that runs under this attempt; False when it does not."""
-    ended = (
-        update(trial)
-        .where(*_running(project), trial.c.id == trial_id, trial.c.attempt == attempt)
-        .values(state=state, finished_at=now_expression(), lease_id=None, **values)
-        .returning(trial.c.id)
-    )
-    won = session.scalars(ended).one_or_none() is not None
+    of = {"of_project": project, "of_trial": trial_id, "of_attempt": attempt}
+    ended = session.scalars(_END.values(state=state, **values), of)
+    won = ended.one_or_none() is not None
     if won:
         _take_from_lease(session, [trial_id])
     return won
@@ -234,6 +257,17 @@ def cancel_open(
         .returning(*trial.c)
     )
     return [TrialRow(**row._asdict()) for row in session.execute(cancelled)]
+
+
+def supersede(
+    session: Session, job_id: str, phases: Collection[TrialPhase], *, project: str
+) -> None:
+    """Set the trials of these phases aside: they belong to an earlier attempt at a verdict."""
+    session.execute(
+        update(trial)
+        .where(*_fitting(job_id, project), trial.c.phase.in_(phases))
+        .values(superseded=True)
+    )
 
 
 def request_stop(session: Session, ids: Collection[str], *, project: str) -> None:
@@ -305,22 +339,17 @@ def _is_free() -> ColumnElement[bool]:
     return or_(trial.c.state == "waiting", and_(trial.c.state == "running", is_expired))
 
 
+def _is_current() -> ColumnElement[bool]:
+    return ~trial.c.superseded
+
+
 def _running(project: str) -> tuple[ColumnElement[bool], ...]:
     return (trial.c.project == project, trial.c.state == "running")
 
 
 def _start(session: Session, ids: Sequence[str], lease_id: str, worker_id: str) -> list[TrialRow]:
-    started = (
-        update(trial)
-        .where(trial.c.id.in_(ids))
-        .values(
-            state="running", attempt=trial.c.attempt + 1, lease_id=lease_id, worker_id=worker_id,
-            losses=losses_after, failures=failures_after,
-            started_at=func.coalesce(trial.c.started_at, now_expression()),
-        )
-        .returning(*trial.c)
-    )  # fmt: skip
-    rows = [TrialRow(**row._asdict()) for row in session.execute(started)]
+    values = {"ids": list(ids), "lease_id": lease_id, "worker_id": worker_id}
+    rows = [TrialRow(**row._asdict()) for row in session.execute(_START, values)]
     return sorted(rows, key=lambda row: (row.number, row.arm))
 
 
@@ -329,23 +358,75 @@ def _give(session: Session, lease_id: str, claimed: Sequence[TrialRow], *, proje
     if not claimed:
         return
     ids = [row.id for row in claimed]
-    session.execute(
-        delete(lease_trial).where(
-            lease_trial.c.lease_id == lease_id, lease_trial.c.trial_id.in_(ids)
+    if any(row.attempt > 1 for row in claimed):
+        session.execute(
+            delete(lease_trial).where(
+                lease_trial.c.lease_id == lease_id, lease_trial.c.trial_id.in_(ids)
+            )
         )
-    )
     given = [
         {"lease_id": lease_id, "trial_id": row.id, "attempt": row.attempt, "project": project}
         for row in claimed
     ]
-    session.execute(insert(lease_trial), given)
+    session.execute(_GIVE, given)
 
 
 def _take_from_lease(session: Session, ids: Collection[str]) -> None:
     """Forget who was given the current attempt of these trials: the worker ended it itself."""
-    current = select(trial.c.attempt).where(trial.c.id == lease_trial.c.trial_id).scalar_subquery()
-    session.execute(
-        delete(lease_trial).where(
-            lease_trial.c.trial_id.in_(ids), lease_trial.c.attempt == current
-        )
+    if ids:
+        session.execute(_TAKE, {"ids": list(ids)})
+
+
+# Built once: to build such a statement takes as long as to carry it out.
+_OF_IDS = (
+    select(trial)
+    .where(trial.c.id.in_(bindparam("ids", expanding=True)))
+    .where(trial.c.project == bindparam("of_project"))
+    .order_by(trial.c.id)
+)
+_OPEN = (
+    select(trial.c.arm, trial.c.state, func.count())
+    .where(trial.c.state.in_(("waiting", "running")), trial.c.job_id == bindparam("of_job"))
+    .where(trial.c.phase == "search", trial.c.project == bindparam("of_project"))
+    .group_by(trial.c.arm, trial.c.state)
+)
+_WAITING = (
+    select(trial.c.id)
+    .where(trial.c.state == "waiting", trial.c.job_id == bindparam("of_job"))
+    .where(trial.c.phase == bindparam("of_phase"), trial.c.project == bindparam("of_project"))
+    .limit(1)
+)
+_END = (
+    update(trial)
+    .where(trial.c.state == "running", trial.c.project == bindparam("of_project"))
+    .where(trial.c.id == bindparam("of_trial"), trial.c.attempt == bindparam("of_attempt"))
+    .values(finished_at=now_expression(), lease_id=None)
+    .returning(trial.c.id)
+)
+_TAKE = delete(lease_trial).where(
+    lease_trial.c.trial_id.in_(bindparam("ids", expanding=True)),
+    lease_trial.c.attempt
+    == select(trial.c.attempt).where(trial.c.id == lease_trial.c.trial_id).scalar_subquery(),
+)
+_FREE = {
+    alone: select(trial.c.id)
+    .outerjoin(lease, trial.c.lease_id == lease.c.id)
+    .where(trial.c.job_id == bindparam("of_job"), trial.c.project == bindparam("of_project"))
+    .where(trial.c.phase == bindparam("of_phase"), _is_free(), ~is_spent)
+    .where(is_to_be_alone if alone else ~is_to_be_alone)
+    .order_by(trial.c.number, trial.c.arm)
+    .limit(bindparam("most"))
+    .with_for_update(of=trial, skip_locked=True)
+    for alone in (False, True)
+}
+_START = (
+    update(trial)
+    .where(trial.c.id.in_(bindparam("ids", expanding=True)))
+    .values(
+        state="running", attempt=trial.c.attempt + 1, lease_id=bindparam("lease_id"),
+        worker_id=bindparam("worker_id"), losses=losses_after, failures=failures_after,
+        started_at=func.coalesce(trial.c.started_at, now_expression()),
     )
+    .returning(*trial.c)
+)  # fmt: skip
+_GIVE = insert(lease_trial)

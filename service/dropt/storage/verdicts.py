@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import insert, select
-from sqlalchemy.orm import Session
 
 from dropt.spec.ids import JobId
 from dropt.storage.clock import now_expression
+from dropt.storage.session import Session
 from dropt.storage.tables import verdict
 
 

@@ -5,14 +5,25 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, insert, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from dropt.errors import NotFound
 from dropt.spec.ids import JobId, WorkerId, new_id
 from dropt.spec.protocol import DatasetOffer, ModelOffer, Registration
 from dropt.storage import datasets
 from dropt.storage.clock import now, now_expression
+from dropt.storage.session import Session
 from dropt.storage.tables import UtcTime, dataset_offer, model_offer, trial, worker
 
 GONE_AFTER_S = 30.0  # three heartbeats
@@ -86,19 +97,14 @@ def register(session: Session, registration: Registration, *, project: str) -> W
 
 def touch(session: Session, worker_id: str, *, project: str) -> bool:
     """Note that the worker is there; False when it is unknown or has left."""
-    seen = (
-        update(worker)
-        .where(worker.c.id == worker_id, worker.c.project == project, worker.c.state != "gone")
-        .values(last_seen_at=now_expression())
-        .returning(worker.c.id)
-    )
-    return session.scalars(seen).one_or_none() is not None
+    of = {"of_worker": worker_id, "of_project": project}
+    return session.scalars(_TOUCH, of).one_or_none() is not None
 
 
 def is_draining(session: Session, worker_id: str, *, project: str) -> bool:
     """Whether the worker is to finish what it has and leave."""
-    wanted = (worker.c.id == worker_id, worker.c.project == project)
-    return session.scalars(select(worker.c.state).where(*wanted)).one_or_none() == "draining"
+    of = {"of_worker": worker_id, "of_project": project}
+    return session.scalars(_STATE, of).one_or_none() == "draining"
 
 
 def get(session: Session, worker_id: str, *, project: str) -> WorkerRow:
@@ -112,6 +118,12 @@ def get(session: Session, worker_id: str, *, project: str) -> WorkerRow:
     if row is None:
         raise NotFound(f"No worker {worker_id}")
     return WorkerRow(**row._asdict())
+
+
+def named(session: Session, name: str, *, project: str) -> list[WorkerId]:
+    """The workers of that name; each process of a host registers under one of its own."""
+    wanted = (worker.c.name == name, worker.c.project == project)
+    return list(session.scalars(select(worker.c.id).where(*wanted)))
 
 
 def list_page(
@@ -215,3 +227,16 @@ def _n_live_with_dataset(session: Session, project: str) -> dict[str, int]:
         .group_by(dataset_offer.c.name)
     )
     return {row.name: row.n for row in rows}
+
+
+# Built once: to build such a statement takes as long as to carry it out.
+_TOUCH = (
+    update(worker)
+    .where(worker.c.id == bindparam("of_worker"), worker.c.project == bindparam("of_project"))
+    .where(worker.c.state != "gone")
+    .values(last_seen_at=now_expression())
+    .returning(worker.c.id)
+)
+_STATE = select(worker.c.state).where(
+    worker.c.id == bindparam("of_worker"), worker.c.project == bindparam("of_project")
+)

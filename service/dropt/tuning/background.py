@@ -8,9 +8,9 @@ from time import monotonic
 
 from optuna.storages import BaseStorage
 
-from dropt.errors import DroptError
+from dropt.errors import DroptError, NotFound
 from dropt.spec.results import FINAL_JOB_STATES
-from dropt.storage import arms, jobs, projects, trials
+from dropt.storage import arms, deletion, jobs, projects, trials
 from dropt.storage.engine import optuna_url
 from dropt.storage.jobs import JobRow
 from dropt.tuning import studies
@@ -64,6 +64,7 @@ class Background:
             self._service.wake.wait(TICK_S)
             self._service.wake.clear()
             self._guarded(self._advance_all)
+            self._guarded(self._delete_studies)
             if self._has_ended or monotonic() - self._mirrored_at >= MIRROR_S:
                 self._guarded(self._mirror_all)
                 self._mirrored_at = monotonic()
@@ -85,14 +86,38 @@ class Background:
         for job in active:
             self._behind.add((job.project, job.id))
             self._guarded(partial(advance, self._service, job))
+        if active:
+            self._announce(active)
+
+    def _announce(self, before: list[JobRow]) -> None:
+        """Wake what waits for a job that moved: requests, and this thread for its next step."""
+        with self._service.database.reading() as session:
+            after = jobs.active(session)
+        if _steps(after) != _steps(before):
+            self._service.wake.set()
+        if _marks(after) != _marks(before):
+            self._service.bell.ring()
+
+    def _delete_studies(self) -> None:
+        """Those of deleted jobs; here alone, so that no mirror makes them again."""
+        with self._service.database.reading() as session:
+            names = deletion.discarded_studies(session)
+        for name in names:
+            studies.delete_study(self._storage, name)
+            with self._service.database.writing() as session:
+                deletion.forget_study(session, name)
 
     def _mirror_all(self) -> None:
         for project, job_id in sorted(self._behind):
             self._guarded(partial(self._catch_up, project, job_id))
 
     def _catch_up(self, project: str, job_id: str) -> None:
-        with self._service.database.reading() as session:
-            job = jobs.get(session, job_id, project=project)
+        try:
+            with self._service.database.reading() as session:
+                job = jobs.get(session, job_id, project=project)
+        except NotFound:  # it was deleted
+            self._behind.discard((project, job_id))
+            return
         n_left = self._mirror(job)
         if job.state in FINAL_JOB_STATES and n_left == 0:
             self._behind.discard((project, job_id))
@@ -133,3 +158,12 @@ class Background:
         studies.write_note(
             self._storage, study_id, studies.note_text(job.verdict, arm=arm, link=link)
         )
+
+
+def _steps(active: list[JobRow]) -> set[tuple[str, str, str | None]]:
+    return {(job.id, job.state, job.phase) for job in active}
+
+
+def _marks(active: list[JobRow]) -> set[tuple[str, int, int]]:
+    """What changes with everything that a job does."""
+    return {(job.id, job.revision, job.event_sequence) for job in active}

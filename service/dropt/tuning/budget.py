@@ -29,9 +29,13 @@ def n_reserved_trainings(spec: JobSpec, n_groups: int) -> int:
 def is_search_over_time(session: Session, job: JobRow) -> bool:
     """Whether the search has used what `seconds` or `device_seconds` leave beside the evidence.
 
+    It is over as well once its user has stopped it.
+
     The cost of the evidence is told from the epochs trained so far, at the pace of this job.
     """
     budget = job.spec.budget
+    if job.stop is not None:
+        return True
     if budget.seconds is None and budget.device_seconds is None:
         return False
     used = measurements.consumed(session, job.id, project=job.project).values()
@@ -45,7 +49,7 @@ def is_search_over_time(session: Session, job: JobRow) -> bool:
         return True
     if budget.seconds is None or job.search_started_at is None:
         return False
-    searching_s = (now(session) - job.search_started_at).total_seconds()
+    searching_s = (now(session) - job.search_started_at).total_seconds() - job.paused_seconds
     n_devices = max(device_s / searching_s, 0.1) if searching_s > 0 and device_s else 1.0
     return elapsed_s(session, job) + reserve_s / n_devices >= budget.seconds
 
@@ -53,6 +57,8 @@ def is_search_over_time(session: Session, job: JobRow) -> bool:
 def is_time_left(session: Session, job: JobRow) -> bool:
     """Whether more paired seeds may be trained."""
     budget = job.spec.budget
+    if job.stop is not None and job.stop.phase == "evidence":
+        return False
     if budget.seconds is not None and elapsed_s(session, job) >= budget.seconds:
         return False
     if budget.device_seconds is None:
@@ -62,5 +68,7 @@ def is_time_left(session: Session, job: JobRow) -> bool:
 
 
 def elapsed_s(session: Session, job: JobRow) -> float:
-    """Seconds since the job started, by the database's clock."""
-    return (now(session) - job.started_at).total_seconds() if job.started_at else 0.0
+    """Seconds since the job started, its pauses left out, by the database's clock."""
+    if job.started_at is None:
+        return 0.0
+    return (now(session) - job.started_at).total_seconds() - job.paused_seconds

@@ -106,6 +106,7 @@ def untested(job: JobRow, reason: Reason, arms: tuple[ArmScore, ...], cost: Cost
     return VerdictRead(
         job=job.id,
         revision=job.revision,
+        attempt=job.verdict_attempt,
         provisional=False,
         verdict="not_tested",
         reason=reason,
@@ -129,6 +130,7 @@ def _describe(evidence: Evidence, look: Look) -> VerdictRead:
     return VerdictRead(
         job=job.id,
         revision=job.revision,
+        attempt=job.verdict_attempt,
         provisional=decision.provisional,
         verdict=decision.verdict,
         size=decision.size,
@@ -256,7 +258,8 @@ def _look_read(look: Look) -> LookRead:
 
 def _earlier_looks(job: JobRow, number: int) -> tuple[LookRead, ...]:
     """The looks before this one, which may itself have been stored before a crash."""
-    stored = job.verdict.looks if job.verdict is not None else ()
+    told = job.verdict
+    stored = told.looks if told is not None and told.attempt == job.verdict_attempt else ()
     return tuple(one for one in stored if one.look < number)
 
 

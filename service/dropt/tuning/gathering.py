@@ -159,10 +159,11 @@ def _store_look(service: Service, job: JobRow, look: Look, verdict: VerdictRead)
     with service.database.writing() as session:
         if not goes_on(session, job):
             return False
-        done = verdicts.list_looks(session, job.id, project=job.project, attempt=1)
+        attempt = job.verdict_attempt
+        done = verdicts.list_looks(session, job.id, project=job.project, attempt=attempt)
         if look.number > len(done):
             verdicts.add_look(
-                session, job.id, 1, look.number, verdict.looks[-1].decision, verdict,
+                session, job.id, attempt, look.number, verdict.looks[-1].decision, verdict,
                 project=job.project,
             )  # fmt: skip
             jobs.update(

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dropt.errors import NotFound
 from dropt.spec.job import JobSpec
 from dropt.spec.protocol import Lease
-from dropt.storage import idempotency, inspections, leases
+from dropt.storage import idempotency, inspections, leases, workers
 from dropt.storage.session import Session
 from dropt.storage.workers import WorkerRow
 from dropt.tuning.service import Idempotency, Service
@@ -46,7 +47,20 @@ def grant_look(service: Service, worker: WorkerRow, key: Idempotency | None) -> 
             return None
         lease = inspect_lease(row, claimed)
         keep_answer(session, lease, key, project=worker.project)
+        touch_holder(session, worker)
         return lease
+
+
+def touch_holder(session: Session, worker: WorkerRow) -> None:
+    """The end of a transaction that grants a lease: only to a worker that has not left meanwhile.
+
+    Else nobody would give the lease back, and its trials would wait until it expires.
+
+    Raises:
+        NotFound: the worker has left; nothing is granted.
+    """
+    if not workers.touch(session, worker.id, project=worker.project):
+        raise NotFound(f"Worker {worker.id} is gone; register again")
 
 
 def keep_answer(session: Session, lease: Lease, key: Idempotency | None, *, project: str) -> None:

@@ -73,7 +73,7 @@ def format_effect(effect: float, metric: "Metric") -> str:
     """A difference without its sign, two significant figures: `0.5 points`, `0.0021`."""
     scale = SCALES[metric]
     size = abs(scale.factor * effect)
-    number = _plain(size, _decimals(size))
+    number = plain(size, decimals_of(size))
     if "." in number and "e" not in number:
         number = number.rstrip("0").rstrip(".")
     return number + (" point" if scale.effect_unit and number == "1" else scale.effect_unit)
@@ -99,14 +99,14 @@ def _change(look: "Look", metric: "Metric", without_mean: float) -> str:
     before = abs(scale.factor) * without_mean
     bounds = _bounds(look, scale)
     half = (bounds[1] - bounds[0]) / 2 if bounds else 0.0
-    decimals = max(_decimals(half or effect or before / 10), scale.fewest_decimals)
+    decimals = max(decimals_of(half or effect or before / 10), scale.fewest_decimals)
     means = [
-        _plain(mean, decimals - bool(scale.mean_unit)) + scale.mean_unit
+        plain(mean, decimals - bool(scale.mean_unit)) + scale.mean_unit
         for mean in (before, before + effect)
     ]
-    interval = " to ".join(_signed(bound, decimals) for bound in bounds)
+    interval = " to ".join(signed(bound, decimals) for bound in bounds)
     details = (
-        _signed(effect, decimals) + scale.effect_unit,
+        signed(effect, decimals) + scale.effect_unit,
         f"95 % interval {interval}" if bounds else "no interval",
         f"{statistics.n_seeds} seeds",
         f"{statistics.n_examples} examples",
@@ -140,17 +140,19 @@ def _undecided(look: "Look", change: str, margin: str) -> str:
     return f"Undecided: {change}: {why}"
 
 
-def _decimals(size: float) -> int:
+def decimals_of(size: float) -> int:
     """Decimals that show two significant figures of a number; 0 for a number from 10 on."""
     return max(0, 1 - math.floor(math.log10(abs(size)))) if size else 0
 
 
-def _plain(number: float, decimals: int) -> str:
+def plain(number: float, decimals: int) -> str:
+    """A number with these decimals, never `-0`; in scientific notation when it is tiny."""
     if decimals > MOST_DECIMALS:
         return f"{number:.3e}"
     return f"{round(number, decimals) + 0.0:.{decimals}f}"
 
 
-def _signed(number: float, decimals: int) -> str:
-    text = _plain(number, decimals)
+def signed(number: float, decimals: int) -> str:
+    """The same with its sign."""
+    text = plain(number, decimals)
     return text if text.startswith("-") else f"+{text}"

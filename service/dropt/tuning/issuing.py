@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 MAX_OPEN = 16  # per arm: TPE that lies about 16 running trials is nearly as good as one by one
 SEARCHED: tuple[Arm, ...] = ("without", "with")
 NONE_END: Mapping[str, int] = {}
+Proposals = Mapping[str, Sequence[Proposal]]  # by arm, in the order of their numbers
 
 
 def ensure_waiting(
@@ -33,15 +34,48 @@ def ensure_waiting(
     drawn before the transaction: drawing takes longer than a writer may hold the database.
     """
     with service.job_lock(job.id):
-        numbers = _numbers_to_issue(service, job, wanted, ending)
-        if not numbers:
-            return
-        proposals = {
-            arm: [service.memory(job, arm).ask(number) for number in found]
-            for arm, found in numbers.items()
-        }
-        if not _store(service, job, proposals):
+        proposals = propose(service, job, wanted, ending=ending)
+        if proposals and not _store(service, job, proposals):
             service.forget(job.id)
+
+
+def propose(
+    service: Service, job: JobRow, wanted: int, *, ending: Mapping[str, int] = NONE_END
+) -> Proposals:
+    """What `ensure_waiting` would issue; the caller holds the lock of the job until it is."""
+    if wanted <= 0:
+        return {}
+    return {
+        arm: [service.memory(job, arm).ask(number) for number in found]
+        for arm, found in _numbers_to_issue(service, job, wanted, ending).items()
+    }
+
+
+def issue(session: Session, service: Service, job: JobRow, proposals: Proposals) -> bool:
+    """Take trials out of the budgets and store them as waiting; False when the job has moved on.
+
+    `job` was read under its lock in this transaction. After False the memory is to be forgotten:
+    it holds proposals that the tables will not have.
+    """
+    if (job.state, job.phase) != ("running", "search"):
+        return False
+    rows = {row.arm: row for row in arms.list_of(session, job.id, project=job.project)}
+    if any(not _fits(rows[arm], asked) for arm, asked in proposals.items()):
+        return False  # another service was first; its trials are learnt when rebuilt
+    for arm, asked in proposals.items():
+        arms.issue(session, job.id, arm, len(asked), project=job.project)
+    new = [_new_trial(job, arm, one) for arm, asked in proposals.items() for one in asked]
+    trials.insert_many(session, new, project=job.project)
+    for arm, asked in proposals.items():
+        _record_screening(session, service, job, arm, asked)
+        logger.debug("study.asked", extra={"job": job.id, "arm": arm})
+    logger.debug("arm.issued", extra={"job": job.id, "trials": len(new)})
+    return True
+
+
+def _fits(row: ArmRow, asked: Sequence[Proposal]) -> bool:
+    """Whether the next numbers of the arm are those asked for, within its budget."""
+    return row.issued == asked[0].number and row.issued + len(asked) <= row.target
 
 
 def _numbers_to_issue(
@@ -50,13 +84,12 @@ def _numbers_to_issue(
     """The numbers of the next trials, by arm."""
     with service.database.reading() as session:
         rows = arms.list_of(session, job.id, project=job.project)
-        counts = trials.counts(session, job.id, project=job.project)
+        counts = trials.count_open(session, job.id, project=job.project)
     n_open: Counter[str] = Counter({arm: -n for arm, n in ending.items()})
     n_waiting = 0
-    for (arm, phase, state), n in counts.items():
-        if phase == "search" and state in ("waiting", "running"):
-            n_open[arm] += n
-            n_waiting += n if state == "waiting" else 0
+    for (arm, state), n in counts.items():
+        n_open[arm] += n
+        n_waiting += n if state == "waiting" else 0
     issued = {row.arm: row.issued for row in rows if row.searched}
     found: dict[str, list[int]] = {}
     for _ in range(wanted - n_waiting):
@@ -83,28 +116,9 @@ def _is_ready(service: Service, job: JobRow, arm: str, number: int) -> bool:
     return service.memory(job, arm).is_ready(number)
 
 
-def _store(service: Service, job: JobRow, proposals: dict[str, list[Proposal]]) -> bool:
-    """Take the trials out of the budgets and store them; False when the job has moved on."""
+def _store(service: Service, job: JobRow, proposals: Proposals) -> bool:
     with service.database.writing() as session:
-        current = jobs.lock(session, job.id, project=job.project)
-        if (current.state, current.phase) != ("running", "search"):
-            return False
-        issued = {
-            row.arm: row.issued for row in arms.list_of(session, job.id, project=job.project)
-        }
-        for arm, asked in proposals.items():
-            if issued[arm] != asked[0].number:
-                return False  # another service was first; its trials are learnt when rebuilt
-            if not arms.issue(session, job.id, arm, len(asked), project=job.project):
-                return False
-        new = [_new_trial(job, arm, one) for arm, asked in proposals.items() for one in asked]
-        trials.insert_many(session, new, project=job.project)
-        for arm, asked in proposals.items():
-            _record_screening(session, service, job, arm, asked)
-        logger.debug("arm.issued", extra={"job": job.id, "trials": len(new)})
-    for arm in proposals:
-        logger.debug("study.asked", extra={"job": job.id, "arm": arm})
-    return True
+        return issue(session, service, jobs.lock(session, job.id, project=job.project), proposals)
 
 
 def _record_screening(

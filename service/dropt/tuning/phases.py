@@ -7,7 +7,7 @@ from dropt.errors import InvalidRequest
 from dropt.spec.inspection import Inspection
 from dropt.spec.job import JobSpec
 from dropt.spec.protocol import DatasetOffer
-from dropt.spec.results import Cost, Failure, JobState, Phase, TrialState
+from dropt.spec.results import WORKING, Cost, Failure, JobState, Phase, TrialState
 from dropt.spec.space import Space
 from dropt.storage import arms, datasets, events, inspections, jobs, trials, workers
 from dropt.storage.clock import now_expression
@@ -37,7 +37,8 @@ FAILED: tuple[TrialState, ...] = ("failed",)
 
 def advance(service: Service, job: JobRow) -> None:
     """Take a job one step forward, if it can go; the same step twice changes nothing more."""
-    step = _STEPS.get((job.state, job.phase if job.state == "running" else None))
+    state: JobState = "running" if job.state in WORKING else job.state
+    step = _STEPS.get((state, job.phase if state == "running" else None))
     if step is not None:
         step(service, job)
 
@@ -46,13 +47,8 @@ def _start(service: Service, job: JobRow) -> None:
     """A queued job starts as soon as a live worker offers its model and has its data."""
     with service.database.writing() as session:
         catalogue = workers.offers(session, project=job.project)
-        model = catalogue.models.get(job.model)
         data = catalogue.datasets.get(job.dataset)
-        reason = None
-        if model is None or model.n_workers == 0:
-            reason = f"Waiting for a worker that offers model '{job.model}'."
-        elif data is None or (data.kind == "offered" and data.n_workers == 0):
-            reason = f"Waiting for a worker that has data set '{job.dataset}'."
+        reason = _obstacle(job, catalogue) or _crowd(session, job, service.quotas.running_jobs)
         if reason is not None:
             if reason != job.reason:
                 jobs.update(session, job.id, project=job.project, reason=reason)
@@ -73,9 +69,30 @@ def _start(service: Service, job: JobRow) -> None:
             _record_phase(session, job, "preparing")
 
 
+def _obstacle(job: JobRow, catalogue: workers.Catalogue) -> str | None:
+    """What a job lacks of workers, None when it could start."""
+    model, data = catalogue.models.get(job.model), catalogue.datasets.get(job.dataset)
+    if model is None or model.n_workers == 0:
+        return f"Waiting for a worker that offers model '{job.model}'."
+    if data is None or (data.kind == "offered" and data.n_workers == 0):
+        return f"Waiting for a worker that has data set '{job.dataset}'."
+    return None
+
+
+def _crowd(session: Session, job: JobRow, limit: int) -> str | None:
+    """That its project runs as many jobs as it may, None when there is room for one more."""
+    n_running = jobs.count(session, project=job.project, state=WORKING)
+    if n_running < limit:
+        return None
+    return f"Waiting for one of the {n_running} running jobs of this project to end."
+
+
 def _prepare(service: Service, job: JobRow) -> None:
     """Lay out groups, arms and budgets once the model was inspected."""
     assert job.inspection_id is not None  # requested when the job started
+    if job.stop is not None:
+        _end_search(service, job)
+        return
     with service.database.reading() as session:
         row = inspections.get(session, job.inspection_id, project=job.project)
     if row.state == "failed":
@@ -114,6 +131,8 @@ def _lay_out(service: Service, job: JobRow, row: InspectionRow, space: Space) ->
             session, job.id, "inspection.done", project=job.project, sites=len(space.sites),
             groups=len(space.groups), probe=probe,
         )  # fmt: skip
+        for warning in found:
+            events.record(session, job.id, "warning", project=job.project, message=warning)
         for arm in job.spec.compare.arms:
             is_searched = arm in SEARCHED
             arms.insert(
@@ -166,24 +185,33 @@ def _too_many_failures(session: Session, job: JobRow) -> Failure | None:
 
 
 def _close_search(service: Service, job: JobRow) -> None:
-    """The time is up: nothing more is issued, what waits is dropped, what runs ends now."""
+    """The time is up: nothing more is issued, what waits is dropped, what runs ends now.
+
+    What runs when its user stops the search may end as it would have.
+    """
     with service.job_lock(job.id), service.database.writing() as session:
         if not _is_in(session, job, "search"):
             return
-        for arm in SEARCHED:
-            arms.close(session, job.id, arm, project=job.project)
-        waiting = trials.cancel_open(
-            session, job.id, project=job.project, phase="search", states=WAITING
-        )
-        for row in waiting:
-            events.record(
-                session, job.id, "trial.cancelled", project=job.project, trial=row.id,
-                attempt=row.attempt, reason="time",
-            )  # fmt: skip
+        close_budgets(session, job, reason="time" if job.stop is None else "stopped")
+        if job.stop is not None:
+            return
         running = trials.list_of(
             session, job.id, project=job.project, phase="search", states=TRAINING
         )
         trials.request_stop(session, [row.id for row in running], project=job.project)
+
+
+def close_budgets(session: Session, job: JobRow, *, reason: str) -> None:
+    """Issue no more search trials, and drop those that wait."""
+    for arm in SEARCHED:
+        arms.close(session, job.id, arm, project=job.project)
+    for row in trials.cancel_open(
+        session, job.id, project=job.project, phase="search", states=WAITING
+    ):
+        events.record(
+            session, job.id, "trial.cancelled", project=job.project, trial=row.id,
+            attempt=row.attempt, reason=reason,
+        )  # fmt: skip
 
 
 def _end_search(service: Service, job: JobRow) -> None:
@@ -210,8 +238,9 @@ def _why_not_tested(service: Service, job: JobRow) -> Reason | None:
         rows = trials.list_of(session, job.id, project=job.project, phase="search")
     evidence = job.spec.evidence
     is_compared = all(arm in job.spec.compare.arms for arm in ARMS)
+    is_wanted = job.stop is None or job.stop.evidence
     decision = not_tested(
-        evidence=evidence is not False,
+        evidence=evidence is not False and is_wanted,
         n_test_examples=n_test_rows(offer, job.spec),
         n_seeds_possible=CAPS[evidence.effort] if evidence is not False else 0,
         arms_finished=is_compared
@@ -234,6 +263,18 @@ def _has_finished(arm: ArmName, rows: list[trials.TrialRow]) -> bool:
     return any(is_eligible(arm, candidate_of(row)) for row in rows)
 
 
+def _gather(service: Service, job: JobRow) -> None:
+    """One step of the evidence; stopped without it, the job ends with what was told last."""
+    if job.stop is None or job.stop.evidence:
+        gathering.gather(service, job)
+        return
+    told = job.verdict
+    if told is None or told.attempt != job.verdict_attempt:
+        _end_search(service, job)
+    else:
+        finish(service, job, told.model_copy(update={"provisional": False}))
+
+
 def _cancel(service: Service, job: JobRow) -> None:
     finish(service, job, None, state="cancelled", ended_by="cancelled")
 
@@ -241,7 +282,8 @@ def _cancel(service: Service, job: JobRow) -> None:
 def _is_in(session: Session, job: JobRow, phase: Phase) -> bool:
     """Whether the job still is where this step begins; nothing moves it until the commit."""
     current = jobs.lock(session, job.id, project=job.project)
-    return (current.state, current.phase) == ("running", phase)
+    is_there = current.state in WORKING and current.phase == phase
+    return is_there and current.has_aims_of(job)
 
 
 def _record_phase(session: Session, job: JobRow, phase: str) -> None:
@@ -254,6 +296,6 @@ _STEPS: dict[tuple[JobState, str | None], _Step] = {
     ("queued", None): _start,
     ("running", "preparing"): _prepare,
     ("running", "search"): _search,
-    ("running", "evidence"): gathering.gather,
+    ("running", "evidence"): _gather,
     ("cancelling", None): _cancel,
 }

@@ -6,12 +6,13 @@ same answer. Only the fence (`leases.hold`) decides whether a worker may still w
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dropt.errors import FieldError, InvalidRequest, LeaseLost, SequenceMismatch
 from dropt.spec.ids import TrialId
 from dropt.spec.protocol import Finished, Report, ReportAnswer
-from dropt.spec.results import TrialState
+from dropt.spec.results import WORKING, TrialState
 from dropt.storage import (
     arms,
     artifacts,
@@ -28,7 +29,8 @@ from dropt.storage.leases import LeaseRow
 from dropt.storage.losses import MAX_FAILURES
 from dropt.storage.session import Session
 from dropt.storage.trials import TrialRow
-from dropt.tuning.issuing import ensure_waiting
+from dropt.tuning.issuing import Proposals, issue, propose
+from dropt.tuning.milestones import record_best, record_claims
 from dropt.tuning.rungs import decide_rung, objective_value, rung_values
 from dropt.tuning.score_files import read_scores
 from dropt.tuning.service import Service
@@ -47,6 +49,28 @@ class End:
     value: float | None = None
     reason: str | None = None
     is_retry: bool = False
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A report with what it means: the ends that it brings, and the trials that it names."""
+
+    report: Report
+    body_sha256: str
+    ends: Mapping[TrialId, End]
+    rows: Mapping[TrialId, TrialRow]
+
+
+@dataclass(frozen=True)
+class _News:
+    """What a worker is told with the answer to a report.
+
+    A trial that it had lost may be among the added ones again.
+    """
+
+    given: leases.Given  # before the added ones
+    added: tuple[TrialRow, ...]
+    is_draining: bool
 
 
 def take_report(
@@ -75,7 +99,8 @@ def take_report(
             raise
         return _repeat(service, lease, project=project)
     logger.debug("report.stored", extra={"lease": lease_id, "sequence": report.sequence})
-    service.wake.set()
+    if answer.end or lease.step != "search":  # else the job cannot go on by it
+        service.wake.set()
     return answer
 
 
@@ -148,7 +173,9 @@ def _take_inspection(
                 raise LeaseLost([], lease_held=False)
         if report.done:
             give_back_trials(session, current, project=project)
-        return _answer(session, service, current, report, body_sha256, end=True)
+        is_draining = workers.is_draining(session, current.worker_id, project=project)
+        news = _News(leases.Given([], []), (), is_draining)
+        return _answer(session, service, current, report, body_sha256, news, end=True)
 
 
 def _take_trials(
@@ -158,21 +185,31 @@ def _take_trials(
     with service.database.reading() as session:
         job = jobs.get(session, lease.job_id, project=project)
         named = {pair[0] for pair in _pairs(report)}
-        rows = {id: trials.get(session, id, project=project) for id in sorted(named)}
+        rows = trials.get_many(session, named, project=project)
     ends = {
         TrialId(one.trial): end_of(one, rows[TrialId(one.trial)], job) for one in report.finished
     }
     for one in report.finished:
         _check_scores(service, one, project=project)
-    try:
-        _foretell(service, job, report, ends, rows)
-        if job.phase == "search" and job.state == "running" and not report.done:
-            ending = Counter(rows[id].arm for id, end in ends.items() if not end.is_retry)
-            ensure_waiting(service, job, report.free_slots, ending=ending)
-        return _store(service, lease, job, report, body_sha256, ends)
-    except Exception:
-        service.forget(job.id)  # the samplers were told of ends that were not stored
-        raise
+    taken = Taken(report, body_sha256, ends, rows)
+    with service.job_lock(job.id):  # from the asking to the issuing
+        try:
+            _foretell(service, job, taken)
+            is_stored, answer = _store(service, lease, job, taken, _propose(service, job, taken))
+        except Exception:
+            service.forget(job.id)  # the samplers were told of ends that were not stored
+            raise
+        if not is_stored:
+            service.forget(job.id)
+    return answer
+
+
+def _propose(service: Service, job: JobRow, taken: Taken) -> Proposals:
+    """New trials for the slots that are free: drawn before the transaction, stored in it."""
+    if job.phase != "search" or job.state != "running" or taken.report.done:
+        return {}
+    ending = Counter(taken.rows[id].arm for id, end in taken.ends.items() if not end.is_retry)
+    return propose(service, job, taken.report.free_slots, ending=ending)
 
 
 def _check_scores(service: Service, one: Finished, *, project: str) -> None:
@@ -191,15 +228,10 @@ def _check_scores(service: Service, one: Finished, *, project: str) -> None:
         read_scores(service.artifacts.path(sha256))
 
 
-def _foretell(
-    service: Service,
-    job: JobRow,
-    report: Report,
-    ends: dict[TrialId, End],
-    rows: dict[TrialId, TrialRow],
-) -> None:
+def _foretell(service: Service, job: JobRow, taken: Taken) -> None:
     """Tell the samplers before they are asked again; the same is stored right after."""
-    measured = rung_values(job, report)
+    ends, rows = taken.ends, taken.rows
+    measured = rung_values(job, taken.report)
     searched = [rows[id] for id, end in ends.items() if not end.is_retry]
     for known in service.known(job, [row for row in searched if row.phase == "search"]):
         end = ends[known.trial]
@@ -214,11 +246,11 @@ def _store(
     service: Service,
     lease: LeaseRow,
     job: JobRow,
-    report: Report,
-    body_sha256: str,
-    ends: dict[TrialId, End],
-) -> ReportAnswer:
-    project = job.project
+    taken: Taken,
+    proposals: Proposals,
+) -> tuple[bool, ReportAnswer]:
+    """Everything of a report in one transaction; whether the proposals were stored, the answer."""
+    project, report, ends = job.project, taken.report, taken.ends
     with service.database.writing() as session:
         job = jobs.lock(session, job.id, project=project)
         current = leases.get(session, lease.id, project=project, lock=True)
@@ -226,12 +258,15 @@ def _store(
         _hold(session, current, report, project=project)
         measurements.add_many(session, report.measurements, project=project)
         for measured in report.measurements:
-            decide_rung(session, job, measured)
+            decide_rung(session, job, taken.rows[TrialId(measured.trial)], measured)
         for finished in report.finished:
             _store_end(session, job, finished, ends[TrialId(finished.trial)])
+        record_best(session, job, {id for id, end in ends.items() if end.state == "completed"})
         if report.done:
             give_back_trials(session, current, project=project)
-        return _answer_trials(session, service, current, job, report, body_sha256)
+        is_stored = not proposals or issue(session, service, job, proposals)
+        answer = _answer_trials(session, service, current, job, report, taken.body_sha256)
+    return is_stored, answer
 
 
 def _hold(session: Session, lease: LeaseRow, report: Report, *, project: str) -> None:
@@ -276,26 +311,23 @@ def _answer_trials(
     report: Report,
     body_sha256: str,
 ) -> ReportAnswer:
-    held = leases.held_trials(session, lease.id, project=job.project)
-    works = _may_refill(session, lease, job, report, n_held=len(held))
+    given = leases.given_trials(session, lease.id, project=job.project)
+    is_draining = workers.is_draining(session, lease.worker_id, project=job.project)
+    held = given.held
+    works = not is_draining and _may_refill(lease, job, report, n_held=len(held))
     added: list[TrialRow] = []
     if works and report.free_slots and lease.step is not None:
         added = trials.claim(
             session, lease.id, lease.worker_id, job.id, lease.step, project=job.project,
             limit=min(report.free_slots, lease.slots),
         )  # fmt: skip
-    for row in added:
-        events.record(
-            session, job.id, "trial.started", project=job.project, trial=row.id,
-            attempt=row.attempt, lease=lease.id,
-        )  # fmt: skip
+    record_claims(session, job, lease.id, [(row.id, row.attempt) for row in added])
     goes_on = bool(added) or (works and bool(held) and _has_more(session, job, lease))
-    return _answer(session, service, lease, report, body_sha256, added=added, end=not goes_on)
+    news = _News(given, tuple(added), is_draining)
+    return _answer(session, service, lease, report, body_sha256, news, end=not goes_on)
 
 
-def _may_refill(
-    session: Session, lease: LeaseRow, job: JobRow, report: Report, *, n_held: int
-) -> bool:
+def _may_refill(lease: LeaseRow, job: JobRow, report: Report, *, n_held: int) -> bool:
     """Whether trials may be added to a lease.
 
     One that was given for a trial alone has fewer slots in the worker than here: it ends with
@@ -306,19 +338,20 @@ def _may_refill(
         lease.is_open
         and not report.done
         and not was_alone
-        and job.state == "running"
-        and not workers.is_draining(session, lease.worker_id, project=job.project)
+        and job.state in WORKING
         and job.phase == ("search" if lease.step == "search" else "evidence")
     )
 
 
 def _has_more(session: Session, job: JobRow, lease: LeaseRow) -> bool:
     """Whether trials of this step may still come: waiting ones, or ones not issued yet."""
-    counts = trials.counts(session, job.id, project=job.project)
-    if any((of, state) == (lease.step, "waiting") for _, of, state in counts):
+    assert lease.step is not None  # of a lease to train
+    if trials.has_waiting(session, job.id, lease.step, project=job.project):
         return True
+    if lease.step != "search":
+        return False
     rows = arms.list_of(session, job.id, project=job.project)
-    return lease.step == "search" and any(row.searched and row.issued < row.target for row in rows)
+    return any(row.searched and row.issued < row.target for row in rows)
 
 
 def _answer(
@@ -327,26 +360,24 @@ def _answer(
     lease: LeaseRow,
     report: Report,
     body_sha256: str,
+    news: "_News",
     *,
-    added: list[TrialRow] | None = None,
     end: bool,
 ) -> ReportAnswer:
-    project = lease.project
-    if lease.is_open and not report.done:
-        leases.renew(
-            session, [lease.id], lease.worker_id, project=project, lease_s=service.lease_s
-        )
+    project, added = lease.project, {row.id for row in news.added}
     workers.touch(session, lease.worker_id, project=project)
-    held = leases.held_trials(session, lease.id, project=project)
     answer = ReportAnswer(
         sequence=report.sequence,
         expires_in=service.lease_s,
-        stop=tuple(t.id for t in held if t.stop_requested and t.state == "running"),
-        cancel=tuple(t.id for t in held if t.state == "cancelled"),
-        lost=tuple(leases.lost_trials(session, lease.id, project=project)),
-        add=tuple(assignment(row) for row in added or ()),
-        drain=workers.is_draining(session, lease.worker_id, project=project),
+        stop=tuple(t.id for t in news.given.held if t.stop_requested and t.state == "running"),
+        cancel=tuple(t.id for t in news.given.held if t.state == "cancelled"),
+        lost=tuple(id for id in news.given.lost if id not in added),
+        add=tuple(assignment(row) for row in news.added),
+        drain=news.is_draining,
         end=end,
     )
-    leases.store_answer(session, lease.id, report.sequence, body_sha256, answer, project=project)
+    renew_s = service.lease_s if lease.is_open and not report.done else None
+    leases.store_answer(
+        session, lease.id, report.sequence, body_sha256, answer, project=project, renew_s=renew_s
+    )
     return answer

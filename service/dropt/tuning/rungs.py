@@ -30,12 +30,11 @@ def rung_values(job: JobRow, report: Report) -> dict[TrialId, dict[int, float]]:
     return values
 
 
-def decide_rung(session: Session, job: JobRow, measured: Measurement) -> None:
-    """Compare a trial with those that were at this rung before it, once."""
+def decide_rung(session: Session, job: JobRow, row: TrialRow, measured: Measurement) -> None:
+    """Compare the trial that was measured with those that were at this rung before it, once."""
     value = objective_value(measured.metrics, job)
     if measured.epoch not in job_rungs(job) or value is None:
         return
-    row = trials.get(session, measured.trial, project=job.project)
     if row.phase != "search":
         return
     decision = _decision(session, job, row, measured.epoch, value)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable
 
 from dropt.errors import NotFound, ProtocolUnsupported
+from dropt.spec.ids import TrialId
 from dropt.spec.protocol import (
     PROTOCOL,
     Heartbeat,
@@ -15,6 +16,7 @@ from dropt.spec.protocol import (
     Registration,
     Step,
 )
+from dropt.spec.results import WORKING
 from dropt.storage import (
     artifacts,
     datasets,
@@ -30,8 +32,9 @@ from dropt.storage.jobs import JobRow
 from dropt.storage.leases import LeaseRow
 from dropt.storage.session import Session
 from dropt.storage.workers import WorkerRow
-from dropt.tuning.granting import AnsweredMeanwhile, grant_look, keep_answer
+from dropt.tuning.granting import AnsweredMeanwhile, grant_look, keep_answer, touch_holder
 from dropt.tuning.issuing import MAX_OPEN, SEARCHED, ensure_waiting
+from dropt.tuning.milestones import record_claims
 from dropt.tuning.reports import give_back_trials
 from dropt.tuning.service import Idempotency, Service
 from dropt.tuning.work import can_do, inspect_lease, inspection_key, train_lease
@@ -96,12 +99,14 @@ def retire(service: Service, worker_id: str, *, project: str) -> None:
     """
     with service.database.writing() as session:
         workers.get(session, worker_id, project=project)
+        workers.retire(session, worker_id, project=project)
+    with service.database.writing() as session:  # no lease is granted to it any more
         held = leases.list_open(session, project=project, worker_id=worker_id)
         for one in sorted(held, key=lambda lease: (lease.job_id or "", lease.id)):
             lease = _locked(session, one.id, project=project)
             if lease.is_open:
                 give_back_trials(session, lease, project=project)
-        workers.retire(session, worker_id, project=project)
+    service.bell.ring()
     logger.info("worker.retired", extra={"worker": worker_id})
 
 
@@ -116,6 +121,7 @@ def give_back(service: Service, lease_id: str, *, project: str) -> None:
         if not lease.is_open:
             raise NotFound(f"Lease {lease_id} is closed")
         give_back_trials(session, lease, project=project)
+    service.bell.ring()
 
 
 def put_artifact(
@@ -209,7 +215,7 @@ def _grant_of(
     """A lease on work of this job, if it has any that this worker can do."""
     content = _content_of(service, job)
     offers = can_do(worker.registration, job.spec, content=content)
-    if job.state != "running" or not offers:
+    if job.state not in WORKING or not offers:
         return None
     if job.phase == "preparing":
         return _grant_inspection(service, job, worker, key)
@@ -217,7 +223,7 @@ def _grant_of(
         return None
     slots = _slots(service, job, request)
     _end_lost(service, job)
-    if job.phase == "search":
+    if job.phase == "search" and job.state == "running":
         ensure_waiting(service, job, slots)
     return _grant_pack(service, job, worker, slots, key, uploaded=content is not None)
 
@@ -348,12 +354,10 @@ def _granted(
         session, job.id, "lease.granted", project=job.project, lease=lease.id, worker=worker.id,
         kind=lease.kind, trials=len(lease.trials),
     )  # fmt: skip
-    for one in lease.trials:
-        events.record(
-            session, job.id, "trial.started", project=job.project, trial=one.id,
-            attempt=one.attempt, lease=lease.id,
-        )  # fmt: skip
+    claimed = [(TrialId(one.id), one.attempt) for one in lease.trials]
+    record_claims(session, job, lease.id, claimed)
     keep_answer(session, lease, key, project=job.project)
+    touch_holder(session, worker)
     return lease
 
 
@@ -369,11 +373,11 @@ def _news(
 ) -> LeaseNews:
     if not is_renewed:
         return LeaseNews(id=lease_id, expires_in=0.0, end=True)
-    held = leases.held_trials(session, lease_id, project=project)
+    held, lost = leases.given_trials(session, lease_id, project=project)
     return LeaseNews(
         id=lease_id,
         expires_in=service.lease_s,
         stop=tuple(t.id for t in held if t.stop_requested and t.state == "running"),
         cancel=tuple(t.id for t in held if t.state == "cancelled"),
-        lost=tuple(leases.lost_trials(session, lease_id, project=project)),
+        lost=tuple(lost),
     )

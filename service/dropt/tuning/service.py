@@ -4,10 +4,12 @@ import threading
 from dataclasses import dataclass, field
 
 from dropt.spec.ids import JobId
+from dropt.spec.webhooks import WebhookRules
 from dropt.storage import measurements, trials
 from dropt.storage.engine import Database
 from dropt.storage.files import ArtifactStore
 from dropt.storage.jobs import JobRow
+from dropt.tuning.bell import Bell
 from dropt.tuning.pruning import rung_epochs
 from dropt.tuning.sampling import ArmMemory, Known
 from dropt.tuning.screened import ScreenedMemory, Stages, screening_rung
@@ -24,6 +26,15 @@ class Idempotency:
     body_sha256: str
 
 
+@dataclass(frozen=True)
+class Quotas:
+    """What one project may have open at a time."""
+
+    queued_jobs: int = 100
+    running_jobs: int = 20
+    open_trials: int = 500_000
+
+
 @dataclass
 class Service:
     """The parts that every use case needs; built once, when the application is created.
@@ -36,7 +47,10 @@ class Service:
     artifacts: ArtifactStore
     lease_s: float = 30.0
     heartbeat_s: float = 10.0
+    webhooks: WebhookRules = field(default_factory=WebhookRules)
+    quotas: Quotas = Quotas()
     wake: threading.Event = field(default_factory=threading.Event, init=False)
+    bell: Bell = field(default_factory=Bell, init=False)
     _memories: dict[tuple[JobId, str], Memory] = field(default_factory=dict, init=False)
     _job_locks: dict[JobId, threading.RLock] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -62,19 +76,11 @@ class Service:
 
     def known(self, job: JobRow, rows: list[trials.TrialRow]) -> list[Known]:
         """Search trials of a job as samplers and studies learn of them, with their rungs."""
-        rungs = rung_epochs(job.spec.search.pruner, job.spec.training.epochs)
+        if not rows:
+            return []
         with self.database.reading() as session:
-            values = {
-                (arm, epoch): dict(
-                    measurements.rung_values(session, job.id, arm, epoch, project=job.project)
-                )
-                for arm in {row.arm for row in rows}
-                for epoch in rungs
-            }
-        return [
-            Known.of(row, {epoch: values[row.arm, epoch].get(row.id) for epoch in rungs})
-            for row in rows
-        ]
+            rungs = measurements.rungs_of(session, [row.id for row in rows], project=job.project)
+        return [Known.of(row, rungs.get(row.id)) for row in rows]
 
     def _built(self, job: JobRow, arm: str) -> Memory:
         assert job.space is not None  # a job that searches has one

@@ -5,17 +5,18 @@ and at their end, and a note with the verdict. Everything here may be repeated a
 trial carries our id, by which it is found again.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
 )
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -25,7 +26,9 @@ from dropt.spec.job import Objective
 from dropt.spec.results import TrialState as OurState
 from dropt.spec.results import VerdictRead
 from dropt.spec.space import Range, Space
+from dropt.storage import optuna_rows
 from dropt.storage.engine import engine_options
+from dropt.storage.session import Session
 from dropt.tuning.points import (
     KIND_PREFIX,
     RATE_PREFIX,
@@ -64,7 +67,7 @@ def open_storage(url: str) -> BaseStorage:
 def close_storage(storage: BaseStorage) -> None:
     """Close the connections of a storage from `open_storage`."""
     storage.remove_session()
-    storage._backend.engine.dispose()  # type: ignore[attr-defined]  # the cache has no way to say it
+    _engine(storage).dispose()
 
 
 def study_name(job_id: str, arm: str) -> str:
@@ -88,6 +91,14 @@ def open_study(storage: BaseStorage, job_id: str, arm: str, objective: Objective
     return study_id
 
 
+def delete_study(storage: BaseStorage, name: str) -> None:
+    """Delete the study of this name, if it is there."""
+    try:
+        storage.delete_study(storage.get_study_id_from_name(name))
+    except KeyError:  # it never was, or another replica was first
+        return
+
+
 def mirror_rows(
     storage: BaseStorage,
     job_id: str,
@@ -99,22 +110,29 @@ def mirror_rows(
 ) -> list[Mirrored]:
     """Bring trials of one arm into its study, and say what it was told.
 
-    A trial that is new there is written whole, in one transaction; one that was running gets its
-    values at rungs and its end. Written in the order of their numbers, from 0 and without a gap,
-    trials have the same numbers in Optuna. What has ended in Optuna cannot change: where a value
-    differs from ours, ours stands.
+    All in one transaction: a trial that is new there is written whole, one that was running gets
+    its values at rungs and its end. Written in the order of their numbers, from 0 and without a
+    gap, trials have the same numbers in Optuna. What has ended in Optuna cannot change: where a
+    value differs from ours, ours stands.
     """
     study_id = open_study(storage, job_id, arm, objective)
-    ids = _ids(storage, study_id) if any(row.optuna_id is None for row in rows) else {}
-    mirrored = []
-    for row in sorted(rows, key=lambda row: row.number):
-        optuna_id = ids.get(row.trial) if row.optuna_id is None else row.optuna_id
-        if optuna_id is None:
-            optuna_id = storage.create_new_trial(study_id, _template(row, space, arm))
-        elif row.is_final:
-            _end(storage, optuna_id, row)
-        mirrored.append(Mirrored(row.trial, optuna_id, row.state))
-    return mirrored
+    rows = sorted(rows, key=lambda row: row.number)
+    with _engine(storage).begin() as session:
+        optuna_rows.lock_study(session, study_id)
+        ids = _ids(session, study_id, rows)
+        new = [row for row in rows if row.trial not in ids]
+        made = optuna_rows.insert_many(
+            session, study_id, [_template(row, space, arm) for row in new],
+            [(TRIAL_ATTRIBUTE, json.dumps(row.trial)) for row in new],
+        )  # fmt: skip
+        ended = {ids[row.trial]: row for row in rows if row.trial in ids and row.is_final}
+        before = optuna_rows.end_many(
+            session, {id: _template(row, space, arm) for id, row in ended.items()}
+        )
+    for optuna_id, stored in before.items():
+        _compare(ended[optuna_id], stored)
+    ids |= dict(zip((row.trial for row in new), made, strict=True))
+    return [Mirrored(row.trial, ids[row.trial], row.state) for row in rows]
 
 
 def note_text(verdict: VerdictRead | None, *, arm: str, link: str) -> str:
@@ -151,10 +169,16 @@ def write_note(storage: BaseStorage, study_id: int, text: str) -> bool:
     return True
 
 
-def _ids(storage: BaseStorage, study_id: int) -> dict[str, int]:
-    """Optuna's id of each trial that carries ours."""
-    trials = storage.get_all_trials(study_id, deepcopy=False)
-    return {t.user_attrs.get(TRIAL_ATTRIBUTE, ""): t._trial_id for t in trials}
+def _engine(storage: BaseStorage) -> Any:  # Any: the cache has no way to say it
+    return storage._backend.engine  # type: ignore[attr-defined]
+
+
+def _ids(session: Session, study_id: int, rows: Sequence[Known]) -> dict[TrialId, int]:
+    """Optuna's id of each trial that it has, those that a crash left unsaid included."""
+    ids = {row.trial: row.optuna_id for row in rows if row.optuna_id is not None}
+    texts = {json.dumps(row.trial): row.trial for row in rows if row.optuna_id is None}
+    found = optuna_rows.find(session, study_id, TRIAL_ATTRIBUTE, texts)
+    return ids | {texts[text]: optuna_id for text, optuna_id in found.items()}
 
 
 def _template(row: Known, space: Space, arm: str) -> FrozenTrial:
@@ -166,22 +190,14 @@ def _template(row: Known, space: Space, arm: str) -> FrozenTrial:
         params=params,
         distributions=_distributions(params, space),
         intermediate_values=dict(row.rungs) if row.is_final else {},
-        user_attrs={TRIAL_ATTRIBUTE: row.trial},
     )
 
 
-def _end(storage: BaseStorage, optuna_id: int, row: Known) -> None:
+def _compare(row: Known, stored: optuna_rows.Stored) -> None:
     value = _value(row)
-    try:
-        for epoch, rung_value in sorted(row.rungs.items()):
-            storage.set_trial_intermediate_value(optuna_id, epoch, rung_value)
-        values = None if value is None else [value]
-        storage.set_trial_state_values(optuna_id, _state(row), values)
-    except UpdateFinishedTrialError:
-        stored = storage.get_trial(optuna_id)
-        if (stored.state, stored.value) != (_state(row), value):
-            differs = {"trial": row.trial, "ours": value, "optuna": stored.value}
-            logger.warning("study.differs", extra=differs)
+    if (stored.state, stored.value) != (_state(row), value):
+        differs = {"trial": row.trial, "ours": value, "optuna": stored.value}
+        logger.warning("study.differs", extra=differs)
 
 
 def _state(row: Known) -> TrialState:

@@ -1,22 +1,33 @@
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
-from tests.service.api.probes import assert_problem
+from tests.factories import PROJECT, ToyWorker
+from tests.service.api.probes import SMALL, assert_problem
 
 from dropt.api.dashboard import PREFIXES, is_dashboard
 from dropt.spec.job import Objective
+from dropt.storage import arms
 from dropt.storage.engine import optuna_url
 from dropt.tuning import studies
+from dropt.tuning.service import Service
 
 
 @pytest.mark.slow  # importing the dashboard takes seconds
-def test_dashboard_shows_studies_and_changes_none(app: FastAPI, http: TestClient) -> None:
+def test_dashboard_shows_studies_and_changes_none(
+    app: FastAPI, http: TestClient, service: Service, worker: ToyWorker
+) -> None:
     storage = studies.open_storage(optuna_url(app.state.settings.database_url))
     objective = Objective(metric="nll", direction="minimize")
-    study = studies.open_study(storage, "job_1", "with", objective)
+    job = http.post("/v1/jobs", json=SMALL).json()["id"]
+    study = studies.open_study(storage, job, "with", objective)
+    nobodys = studies.open_study(storage, "job_1", "with", objective)
+    with service.database.writing() as session:
+        arms.insert(session, job, "with", project=PROJECT, searched=True, target=1)
+        arms.set_study_id(session, job, "with", study, project=PROJECT)
 
     shown = http.get("/api/studies").json()["study_summaries"]
-    assert [each["study_name"] for each in shown] == ["job_1/with"]
+    assert [each["study_name"] for each in shown] == [f"{job}/with"]
+    assert_problem(http.get(f"/api/studies/{nobodys}"), 404, "not-found")
     for method, path in [
         ("DELETE", f"/api/studies/{study}"),
         ("POST", "/api/studies"),
@@ -25,7 +36,8 @@ def test_dashboard_shows_studies_and_changes_none(app: FastAPI, http: TestClient
     ]:
         assert_problem(http.request(method, path, json={}), 405, "dashboard-read-only")
     assert http.get(f"/api/studies/{study}").status_code == 200
-    assert storage.get_study_name_from_id(study) == "job_1/with"
+    assert http.get(f"/csv/{study}").text.startswith("Number,State")
+    assert storage.get_study_name_from_id(study) == f"{job}/with"
 
     page = http.get("/dashboard/")
     assert (page.status_code, "Optuna Dashboard" in page.text) == (200, True)

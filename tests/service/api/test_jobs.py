@@ -9,6 +9,8 @@ from tests.service.api.probes import BODY, SMALL, assert_problem
 
 from dropt.tuning.service import Service
 
+PATIENCE_S = 120.0
+
 
 def test_two_fields_are_a_job(http: TestClient, worker: factories.ToyWorker) -> None:
     response = http.post("/v1/jobs", json=BODY)
@@ -36,8 +38,8 @@ def test_job_waits_for_the_first_worker_before_it_judges_names(
         time.sleep(0.3)
         assert not known.done()
         factories.ToyWorker(service)
-        assert known.result(5).status_code == 202
-        assert_problem(unknown.result(5), 422, "validation")
+        assert known.result(PATIENCE_S).status_code == 202
+        assert_problem(unknown.result(PATIENCE_S), 422, "validation")
 
 
 def test_one_key_makes_one_job(http: TestClient, worker: factories.ToyWorker) -> None:
@@ -96,13 +98,13 @@ def test_wait_ends_when_the_job_does(http: TestClient, worker: factories.ToyWork
     path = http.post("/v1/jobs", json=BODY).headers["Location"]
     with ThreadPoolExecutor() as pool:
         started_at = time.monotonic()
-        waiting = pool.submit(http.get, path, headers={"Prefer": "wait=30"})
+        waiting = pool.submit(http.get, path, headers={"Prefer": "wait=60"})
         time.sleep(0.2)
         http.post(f"{path}/cancel")
-        response = waiting.result(10)
-    assert time.monotonic() - started_at < 8
+        response = waiting.result(PATIENCE_S)
+    assert time.monotonic() - started_at < 60
     assert response.json()["state"] == "cancelled"
-    assert response.headers["Preference-Applied"] == "wait=30"
+    assert response.headers["Preference-Applied"] == "wait=60"
     assert "Retry-After" not in response.headers
 
 
@@ -110,7 +112,7 @@ def test_wait_ends_when_the_job_does(http: TestClient, worker: factories.ToyWork
 def test_wait_is_over_in_time(http: TestClient, worker: factories.ToyWorker) -> None:
     started_at = time.monotonic()
     response = http.post("/v1/jobs", json=BODY, headers={"Prefer": "wait=1"})
-    assert 0.7 < time.monotonic() - started_at < 4
+    assert 0.7 < time.monotonic() - started_at < 60, "the longest wait, should 1 not be heard"
     assert response.status_code == 202
     assert response.headers["Preference-Applied"] == "wait=1"
 
@@ -122,16 +124,16 @@ def test_waiting_requests_keep_nobody_else_waiting(
     path = http.post("/v1/jobs", json=BODY).headers["Location"]
     with ThreadPoolExecutor(60) as pool:
         try:
-            wait = {"Prefer": "wait=20"}
+            wait = {"Prefer": "wait=60"}
             waiting = [pool.submit(lambda: http.get(path, headers=wait)) for _ in range(60)]
             time.sleep(1)
-            started_at = time.monotonic()
             assert http.get("/v1/models").status_code == 200
-            took_s = time.monotonic() - started_at
+            n_over = sum(each.done() for each in waiting)
         finally:
             http.post(f"{path}/cancel")
-        assert {each.result(10).json()["state"] for each in waiting} == {"cancelled"}
-    assert took_s < 2, "60 requests that hold the 40 threads of the pool would take 20 s"
+        states = {each.result(PATIENCE_S).json()["state"] for each in waiting}
+    assert n_over == 0, "60 requests that hold the 40 threads of the pool must end first"
+    assert states == {"cancelled"}
 
 
 def test_cancel_is_idempotent_by_state(http: TestClient, worker: factories.ToyWorker) -> None:

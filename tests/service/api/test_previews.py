@@ -49,12 +49,12 @@ def test_wait_ends_when_the_worker_has_looked(
     http: TestClient, worker: factories.ToyWorker
 ) -> None:
     with ThreadPoolExecutor() as pool:
-        asked = pool.submit(http.post, INSPECT, json=ASKED, headers={"Prefer": "wait=20"})
+        asked = pool.submit(http.post, INSPECT, json=ASKED, headers={"Prefer": "wait=60"})
         while not worker.work_once():
             pass
-        answer = asked.result(10)
+        answer = asked.result(120)
     assert answer.status_code == 200
-    assert answer.headers["Preference-Applied"] == "wait=20"
+    assert answer.headers["Preference-Applied"] == "wait=60"
 
 
 def test_job_uses_the_look_and_a_look_that_of_a_job(

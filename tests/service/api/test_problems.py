@@ -89,7 +89,6 @@ def test_headers_say_what_to_do(error: DroptError, name: str, value: str) -> Non
 
 def test_unknown_path_is_not_found(shared: TestClient) -> None:
     for path in (
-        "/",
         "/nope",
         "/v1",
         "/v1/jobs/",

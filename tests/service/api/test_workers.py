@@ -81,19 +81,19 @@ def test_nothing_to_do_is_no_content(http: TestClient) -> None:
 def test_lease_is_waited_for(http: TestClient) -> None:
     worker = register(http).id
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(ask, http, worker, Prefer="wait=20")
+        waiting = pool.submit(ask, http, worker, Prefer="wait=60")
         time.sleep(0.2)
         assert not waiting.done()
         http.post("/v1/jobs", json=BODY)
-        response = waiting.result(10)
+        response = waiting.result(120)
     assert response.json()["kind"] == "inspect"
-    assert response.headers["Preference-Applied"] == "wait=20"
+    assert response.headers["Preference-Applied"] == "wait=60"
 
 
 def test_same_key_gives_the_same_lease(http: TestClient) -> None:
     worker = register(http).id
     http.post("/v1/jobs", json=BODY)
-    first = ask(http, worker, Prefer="wait=10", **{"Idempotency-Key": "k"})
+    first = ask(http, worker, Prefer="wait=60", **{"Idempotency-Key": "k"})
     again = ask(http, worker, **{"Idempotency-Key": "k"})
     assert again.json()["id"] == first.json()["id"]
     assert ask(http, worker).status_code == 204

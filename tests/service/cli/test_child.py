@@ -20,7 +20,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def wait_until_gone(pid: int, timeout_s: float = 10.0) -> bool:
+def wait_until_gone(pid: int, timeout_s: float = 120.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -5,10 +5,10 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from tests.processes import DEADLINE_S
 
 from dropt.cli import commands, main, problems
 from dropt.cli.problems import ExitCode
@@ -25,37 +25,47 @@ HEAVY = (
 )
 
 
+SMALLEST = """
+import typer
+app = typer.Typer()
+@app.command()
+def one(n: int = 1) -> None: "One."
+@app.command()
+def two() -> None: "Two."
+app()
+"""
+
+
 def dropt(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "dropt.cli.main", *arguments], capture_output=True, text=True,
-        timeout=60, env={**os.environ, **environment}, check=False,
+        timeout=DEADLINE_S, env={**os.environ, **environment}, check=False,
     )  # fmt: skip
 
 
-def test_help_imports_nothing_heavy() -> None:
+def imported_for_help(*program: str) -> tuple[set[str], str]:
+    """The modules that a program imports to print its help, and the help."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "dropt.cli.main", "--help"],
-        capture_output=True, text=True, timeout=60, check=True,
+        [sys.executable, "-X", "importtime", *program, "--help"],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=True,
     )  # fmt: skip
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "typer" in imported, "the list of imports was not read"
+    return imported, done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    imported, shown = imported_for_help("-m", "dropt.cli.main")
     assert imported.isdisjoint(HEAVY)
     for name in ("run", "resume", "serve", "submit", "ps", "show", "cancel", "logs", "db"):
-        assert re.search(rf"\b{name}\b", done.stdout)
+        assert re.search(rf"\b{name}\b", shown)
 
 
-def test_help_takes_at_most_0_4_seconds() -> None:
-    def seconds() -> float:
-        started_at = time.perf_counter()
-        assert dropt("--help").returncode == ExitCode.OK
-        return time.perf_counter() - started_at
-
-    best = seconds()
-    for _ in range(9):  # the machine may be busy with other tests
-        if best <= 0.4:
-            return
-        best = min(best, seconds())
-    pytest.fail(f"the fastest of 10 took {best:.2f} s")
+def test_help_is_as_quick_as_that_of_two_empty_commands() -> None:
+    """By what it imports, of some 300 modules: seconds would depend on the machine."""
+    imported, _ = imported_for_help("-m", "dropt.cli.main")
+    smallest, _ = imported_for_help("-c", SMALLEST)
+    assert len(imported - smallest) <= 15, imported - smallest
 
 
 @pytest.mark.parametrize(
@@ -69,7 +79,7 @@ def test_help_takes_at_most_0_4_seconds() -> None:
          "--workers is 'auto' or a number from 1 on, received '0'"),
         (("run", "--effort", "heroic"), ExitCode.USAGE, "heroic"),
         (("show",), ExitCode.USAGE, "Missing argument 'JOB'"),
-        (("serve", "--host", "0.0.0.0"), ExitCode.USAGE, "reachable from other machines"),
+        (("serve", "--host", "0.0.0.0"), ExitCode.USAGE, "Other machines can reach 0.0.0.0"),
         (("resume", "job_1"), ExitCode.USAGE, "--state"),
         (("ps", "--server", "http://127.0.0.1:9"), ExitCode.UNREACHABLE, "dropt serve"),
         (("submit", "--model", "m", "--dataset", "d", "--server", "http://127.0.0.1:9"),

@@ -61,4 +61,4 @@ def test_suggestion_makes_the_list_of_names_needless() -> None:
 
 def test_unreachable_service_and_refused_key_come_with_a_remedy() -> None:
     assert "dropt serve" in list(lines_of(ServiceUnreachable("No service")))[1]
-    assert "DROPT_KEY" in list(lines_of(Unauthorized("No key")))[1]
+    assert "DROPT_API_KEY" in list(lines_of(Unauthorized("No key")))[1]

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy.orm import Session
-
 from dropt.spec.ids import JobId, LeaseId, TrialId, WorkerId
 from dropt.spec.inspection import Inspection
 from dropt.spec.job import (
@@ -30,6 +28,7 @@ from dropt.spec.results import TrialPhase
 from dropt.spec.space import Dropout
 from dropt.storage import arms, jobs, leases, projects, trials, workers
 from dropt.storage.jobs import JobRow
+from dropt.storage.session import Session
 from dropt.storage.trials import NewTrial, TrialRow
 
 PROJECT = projects.DEFAULT

@@ -134,7 +134,7 @@ def test_a_writer_of_sqlite_waits_for_the_one_before(sqlite_database_url: str) -
         thread.start()
         thread.join(timeout=0.2)
         order.append("first")
-    thread.join(timeout=10)
+    thread.join(timeout=120)
     database.close()
     assert order == ["first", "second"]
 

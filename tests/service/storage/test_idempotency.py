@@ -4,13 +4,13 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
-from sqlalchemy.orm import Session
 from tests.service.storage.rows import PROJECT
 
 from dropt.errors import IdempotencyKeyReused
 from dropt.storage import clock, idempotency
 from dropt.storage.engine import Database
 from dropt.storage.idempotency import StoredAnswer
+from dropt.storage.session import Session
 from dropt.storage.tables import idempotency as table
 
 BODY = "b" * 64

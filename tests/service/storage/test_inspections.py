@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from sqlalchemy.orm import Session
 from tests.service.storage.rows import PROJECT, inspection, registration
 
 from dropt.errors import NotFound
 from dropt.spec.protocol import InspectionFailure
 from dropt.storage import inspections, leases, workers
 from dropt.storage.engine import Database
+from dropt.storage.session import Session
 
 FAILURE = InspectionFailure(reason="error", detail="no forward")
 

@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 from tests.service.storage.rows import (
     Scene,
     claim,
@@ -18,24 +17,29 @@ from tests.service.storage.rows import (
 )
 
 from dropt.errors import LeaseLost, NotFound
+from dropt.spec.keys import new_key
 from dropt.spec.protocol import InspectionFailure, ReportAnswer
 from dropt.storage import (
     arms,
     artifacts,
     clock,
     datasets,
+    deletion,
     events,
     idempotency,
     inspections,
     jobs,
+    keys,
     leases,
     measurements,
     projects,
     trials,
     verdicts,
+    webhooks,
     workers,
 )
 from dropt.storage.engine import Database
+from dropt.storage.session import Session
 from dropt.storage.tables import metadata
 
 MINE, OTHER = "mine", "other"
@@ -43,18 +47,22 @@ BODY = "b" * 64
 FAILURE = InspectionFailure(reason="error", detail="no forward")
 ANSWER = ReportAnswer(sequence=2, expires_in=30.0)
 MODULES = (
-    arms, artifacts, clock, datasets, events, idempotency, inspections, jobs, leases,
-    measurements, projects, trials, verdicts, workers,
+    arms, artifacts, clock, datasets, deletion, events, idempotency, inspections, jobs, keys,
+    leases, measurements, projects, trials, verdicts, webhooks, workers,
 )  # fmt: skip
 WITHOUT_PROJECT = {  # the database as a whole, and what the service does for all projects
-    "clock.now", "clock.epoch_now", "projects.ensure", "jobs.active", "arms.try_lock",
-    "idempotency.forget_old", "trials.unmirrored_jobs",
+    "clock.now", "clock.epoch_now", "keys.any_exist", "keys.end_at", "keys.find",
+    "keys.forget_sessions", "projects.ensure", "projects.lock", "jobs.active", "arms.try_lock",
+    "idempotency.forget_old", "trials.unmirrored_jobs", "artifacts.forget_unused",
+    "artifacts.is_known", "deletion.discarded_studies", "deletion.forget_study",
+    "webhooks.claim_due", "webhooks.is_due",
 }  # fmt: skip
 MAKES_NEW_ROWS = {  # of the project that is named; what they refer to was read from it before
     "arms.insert", "artifacts.attach", "artifacts.record", "datasets.insert_offered",
     "datasets.insert_uploaded", "idempotency.reserve", "inspections.request", "jobs.insert",
-    "leases.open_lease", "measurements.add_many", "measurements.add_rung", "trials.insert_many",
-    "verdicts.add_look", "workers.register",
+    "keys.insert", "leases.open_lease", "measurements.add_many", "measurements.add_rung",
+    "trials.insert_many", "verdicts.add_look", "workers.register", "deletion.discard_studies",
+    "webhooks.add",
 }  # fmt: skip
 
 Call = Callable[[Session, Scene], object]
@@ -69,12 +77,17 @@ CALLS: dict[str, Call] = {
     "arms.close": lambda s, x: arms.close(s, x.job.id, "with", **P),
     "arms.issue": lambda s, x: arms.issue(s, x.job.id, "with", 1, **P),
     "arms.list_of": lambda s, x: arms.list_of(s, x.job.id, **P),
+    "arms.reopen": lambda s, x: arms.reopen(s, x.job.id, "with", 99, **P),
     "arms.set_study_id": lambda s, x: arms.set_study_id(s, x.job.id, "with", 9, **P),
     "arms.set_winner": lambda s, x: arms.set_winner(s, x.job.id, "with", {}, **P),
+    "arms.study_ids": lambda s, x: arms.study_ids(s, **P),
     "artifacts.exists": lambda s, x: artifacts.exists(s, BODY, **P),
     "artifacts.of_trial": lambda s, x: artifacts.of_trial(s, x.ids[0], **P),
     "datasets.get": lambda s, x: datasets.get(s, "digits", **P),
     "datasets.list_all": lambda s, x: datasets.list_all(s, **P),
+    "deletion.delete_dataset": lambda s, x: deletion.delete_dataset(s, "digits", **P),
+    "deletion.delete_job": lambda s, x: deletion.delete_job(s, x.job.id, **P),
+    "events.get": lambda s, x: events.get(s, x.job.id, 1, **P),
     "events.list_after": lambda s, x: events.list_after(s, x.job.id, limit=9, **P),
     "events.record": lambda s, x: events.record(s, x.job.id, "x", **P),
     "idempotency.find": lambda s, x: idempotency.find(s, "/", "k", BODY, **P),
@@ -92,26 +105,37 @@ CALLS: dict[str, Call] = {
     "jobs.list_page": lambda s, x: jobs.list_page(s, limit=9, **P),
     "jobs.lock": lambda s, x: jobs.lock(s, x.job.id, **P),
     "jobs.move": lambda s, x: jobs.move(s, x.job.id, from_=("queued",), name="x", **P),
+    "jobs.unfinished_on": lambda s, x: jobs.unfinished_on(s, "digits", **P),
     "jobs.update": lambda s, x: jobs.update(s, x.job.id, name="x", **P),
+    "jobs.open_specs": lambda s, x: jobs.open_specs(s, **P),
+    "keys.is_live": lambda s, x: keys.is_live(s, key_of(s), **P),
+    "keys.list_page": lambda s, x: keys.list_page(s, limit=9, **P),
+    "keys.note_use": lambda s, x: keys.note_use(s, key_of(s), **P),
+    "keys.revoke": lambda s, x: keys.revoke(s, key_of(s), **P),
     "leases.close": lambda s, x: leases.close(s, x.lease, **P),
     "leases.discard": lambda s, x: leases.discard(s, x.lease, **P),
     "leases.expire": lambda s, x: leases.expire(s, x.worker, **P),
     "leases.get": lambda s, x: leases.get(s, x.lease, **P),
+    "leases.given_trials": lambda s, x: leases.given_trials(s, x.lease, **P),
     "leases.held_trials": lambda s, x: leases.held_trials(s, x.lease, **P),
     "leases.hold": lambda s, x: leases.hold(s, [(x.ids[0], 1)], **P),
     "leases.list_open": lambda s, x: leases.list_open(s, worker_id=x.worker, **P),
-    "leases.lost_trials": lambda s, x: leases.lost_trials(s, x.lease, **P),
+    "leases.losers": lambda s, x: leases.losers(s, [(x.ids[0], 2)], **P),
     "leases.renew": lambda s, x: leases.renew(s, [x.lease], x.worker, **P),
     "leases.store_answer": lambda s, x: leases.store_answer(s, x.lease, 1, BODY, ANSWER, **P),
     "measurements.consumed": lambda s, x: measurements.consumed(s, x.job.id, **P),
     "measurements.curve": lambda s, x: measurements.curve(s, x.ids[0], **P),
     "measurements.rung_scores": lambda s, x: measurements.rung_scores(s, x.job.id, "with", 9, **P),
+    "measurements.rungs_of": lambda s, x: measurements.rungs_of(s, x.ids, **P),
     "measurements.rung_values": lambda s, x: measurements.rung_values(s, x.job.id, "with", 9, **P),
     "trials.cancel_open": lambda s, x: trials.cancel_open(s, x.job.id, **P),
     "trials.claim": lambda s, x: trials.claim(
         s, x.lease, x.worker, x.job.id, "search", limit=9, **P
     ),
     "trials.count_failed": lambda s, x: trials.count_failed(s, x.job.id, **P),
+    "trials.count_open": lambda s, x: trials.count_open(s, x.job.id, **P),
+    "trials.get_many": lambda s, x: trials.get_many(s, x.ids, **P),
+    "trials.has_waiting": lambda s, x: trials.has_waiting(s, x.job.id, "search", **P),
     "trials.counts": lambda s, x: trials.counts(s, x.job.id, **P),
     "trials.end_lost": lambda s, x: trials.end_lost(s, x.job.id, **P),
     "trials.finish": lambda s, x: trials.finish(s, x.ids[0], 1, state="failed", **P),
@@ -121,23 +145,41 @@ CALLS: dict[str, Call] = {
     "trials.request_stop": lambda s, x: trials.request_stop(s, x.ids, **P),
     "trials.requeue": lambda s, x: trials.requeue(s, x.ids, **P),
     "trials.set_mirrored": lambda s, x: trials.set_mirrored(s, x.ids[0], 1, "failed", **P),
+    "trials.supersede": lambda s, x: trials.supersede(s, x.job.id, ["search"], **P),
     "trials.unmirrored": lambda s, x: trials.unmirrored(s, x.job.id, 9, **P),
     "verdicts.list_looks": lambda s, x: verdicts.list_looks(s, x.job.id, **P),
+    "webhooks.list_of": lambda s, x: webhooks.list_of(s, x.job.id, **P),
+    "webhooks.set_delivered": lambda s, x: webhooks.set_delivered(s, webhook_of(s), **P),
+    "webhooks.set_failed": lambda s, x: (
+        webhooks.set_failed(s, webhook_of(s), problem="x", retry_in_s=1.0, **P) == "failed"
+    ),
     "workers.get": lambda s, x: workers.get(s, x.worker, **P),
     "workers.is_draining": lambda s, x: workers.is_draining(s, x.worker, **P),
     "workers.list_page": lambda s, x: workers.list_page(s, limit=9, **P),
     "workers.losses": lambda s, x: workers.losses(s, **P),
+    "workers.named": lambda s, x: workers.named(s, "w", **P),
     "workers.offers": lambda s, x: workers.offers(s, **P),
     "workers.retire": lambda s, x: workers.retire(s, x.worker, **P),
     "workers.touch": lambda s, x: workers.touch(s, x.worker, **P),
 }
 NOTHING: tuple[object, ...] = (
-    None, False, 0, [], {}, set(), workers.Catalogue(models={}, datasets={})
+    None, False, 0, [], {}, set(), workers.Catalogue(models={}, datasets={}),
+    leases.Given(held=[], lost=[]),
 )  # fmt: skip
 
 
 def inspection_of(session: Session) -> str:
     (id,) = session.scalars(select(metadata.tables["inspection"].c.id)).all()
+    return str(id)
+
+
+def webhook_of(session: Session) -> str:
+    (id,) = session.scalars(select(metadata.tables["webhook"].c.id)).all()
+    return str(id)
+
+
+def key_of(session: Session) -> str:
+    (id,) = session.scalars(select(metadata.tables["api_key"].c.id)).all()
     return str(id)
 
 
@@ -153,6 +195,9 @@ def furnish(session: Session) -> Scene:
         decision="go_on",
     )  # fmt: skip
     events.record(session, scene.job.id, "x", project=MINE)
+    webhooks.add(session, scene.job.id, 1, project=MINE)
+    deletion.discard_studies(session, ["old/with"], project=MINE)
+    keys.insert(session, new_key(), project=MINE, name="x", scopes=["admin"])
     artifacts.record(session, BODY, 1, project=MINE)
     artifacts.attach(session, first.id, "scores:test", BODY, project=MINE)
     verdicts.add_look(session, scene.job.id, 1, 1, "go_on", {}, project=MINE)

@@ -168,8 +168,7 @@ def test_a_worker_is_told_what_to_stop_to_drop_and_what_it_lost(database: Databa
         trials.claim(session, lease, worker, scene.job.id, "search", project=PROJECT, limit=1)
         leases.renew(session, [scene.lease], scene.worker, project=PROJECT)
         trials.cancel_open(session, scene.job.id, project=PROJECT)
-        held = leases.held_trials(session, scene.lease, project=PROJECT)
-        lost = leases.lost_trials(session, scene.lease, project=PROJECT)
+        held, lost = leases.given_trials(session, scene.lease, project=PROJECT)
     assert [(row.id, row.state, row.stop_requested) for row in held] == [
         (second, "cancelled", True),
         (third, "cancelled", False),
@@ -183,6 +182,5 @@ def test_a_lease_that_gets_its_lost_trial_back_holds_the_new_attempt(database: D
         claim(session, scene)
         leases.expire(session, scene.worker, project=PROJECT)
         claim(session, scene)
-        held = leases.held_trials(session, scene.lease, project=PROJECT)
-        lost = leases.lost_trials(session, scene.lease, project=PROJECT)
+        held, lost = leases.given_trials(session, scene.lease, project=PROJECT)
     assert ([tuple(row) for row in held], lost) == ([(scene.ids[0], 2, "running", False)], [])

@@ -3,13 +3,13 @@
 import logging
 
 import pytest
-from sqlalchemy.orm import Session
 from tests.service.storage.rows import PROJECT, Scene, add_trials, claim, measured, set_scene
 
 from dropt.errors import NotFound
 from dropt.spec.space import Dropout
 from dropt.storage import leases, measurements, trials
 from dropt.storage.engine import Database
+from dropt.storage.session import Session
 from dropt.storage.trials import TrialRow
 
 

@@ -4,7 +4,6 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
-from sqlalchemy.orm import Session
 from tests.service.storage.rows import (
     PROJECT,
     claim,
@@ -18,6 +17,7 @@ from dropt.errors import NameTaken, NotFound
 from dropt.spec.protocol import LossOffer
 from dropt.storage import clock, datasets, workers
 from dropt.storage.engine import Database
+from dropt.storage.session import Session
 from dropt.storage.tables import worker
 
 

@@ -1,3 +1,4 @@
+import asyncio
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -39,7 +40,7 @@ STATES = {
     "failed": TrialState.FAIL,
     "cancelled": TrialState.FAIL,
 }
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 
 
 def mirrored(service: Service, job_id: str, arm: str) -> list[FrozenTrial]:
@@ -218,6 +219,25 @@ def test_steps_follow_each_other_without_a_tick(
         job_id = submit(service, evidence=False)
         wait_until(lambda: not worker.work_once() and job_row(service, job_id).is_done)
     assert job_row(service, job_id).state == "succeeded"
+
+
+def test_job_whose_model_is_known_reaches_its_search_without_a_tick_and_tells_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dropt.tuning.background.TICK_S", 3600.0)
+    run_until(service, ToyWorker(service), "search", job_id=submit(service))
+    service.wake.clear()
+
+    async def wait_for_news(job_id: str) -> None:
+        with service.bell.listening() as rung:
+            while job_row(service, job_id).phase != "search":
+                await rung.wait()
+                rung.clear()
+
+    with background(service):
+        job_id = submit(service)
+        asyncio.run(asyncio.wait_for(wait_for_news(job_id), PATIENCE_S))
+    assert job_row(service, job_id).phase == "search"
 
 
 def test_cancelled_job_is_mirrored_as_it_ended(service: Service) -> None:

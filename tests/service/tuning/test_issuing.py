@@ -222,6 +222,25 @@ def test_service_that_comes_second_issues_nothing_and_learns_what_was_issued(
     assert violations(service, job_id) == []
 
 
+def test_nothing_is_taken_from_a_budget_when_one_arm_has_moved_on(
+    service: Service, tmp_path: Path
+) -> None:
+    """What was taken without its trials would be missing for ever."""
+    job_id = searching(service)
+    job = job_row(service, job_id)
+    proposals = issuing.propose(service, job, 4)
+    other = make_service(service.database, tmp_path)
+    theirs = {"without": issuing.propose(other, job, 2)["without"]}
+    with service.database.writing() as session:
+        assert issuing.issue(session, other, jobs.lock(session, job.id, project=PROJECT), theirs)
+    with service.database.writing() as session:
+        now = jobs.lock(session, job.id, project=PROJECT)
+        assert set(proposals) == {"with", "without"}
+        assert not issuing.issue(session, service, now, proposals)
+    rows = arm_rows(service, job_id)
+    assert (rows["without"].issued, rows["with"].issued) == (1, 0)
+
+
 def test_service_that_stops_between_asking_and_issuing_asks_the_same_again(
     service: Service,
 ) -> None:

@@ -327,6 +327,24 @@ def test_trial_ends_once(service: Service) -> None:
     assert violations(service, lease.job) == []
 
 
+def test_refused_report_issues_no_trial(service_on_either: Service) -> None:
+    """New trials are stored with the ends that free their slots, or not at all."""
+    service = service_on_either
+    worker, lease = search_lease(service, slots=2, budget={"trials": 20})
+    before = [row.id for row in trial_rows(service, lease.job)]
+    ended = [worker.finished(lease, trial, 3) for trial in lease.trials]
+    old = ended[0].model_copy(update={"attempt": 7})
+    with pytest.raises(LeaseLost):
+        worker.send(lease, 1, finished=[old, ended[1]], free_slots=2)
+    assert [row.id for row in trial_rows(service, lease.job)] == before
+    answer = worker.send(lease, 1, finished=ended, free_slots=2)
+    repeated = worker.send(lease, 1, finished=ended, free_slots=2)
+    assert answer.add == repeated.add
+    assert len(answer.add) == 2
+    assert len(trial_rows(service, lease.job)) == len(before) + 2
+    assert violations(service, lease.job) == []
+
+
 def test_closed_lease_without_trials_is_lost(service: Service) -> None:
     worker, lease = search_lease(service)
     scheduler.give_back(service, lease.id, project=PROJECT)

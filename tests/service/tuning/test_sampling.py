@@ -18,7 +18,7 @@ from dropt.spec.results import TrialState as OurState
 from dropt.spec.space import Space
 from dropt.tuning.first_trials import first_trials
 from dropt.tuning.points import Point, decode, encode
-from dropt.tuning.sampling import ArmMemory, Known, Proposal, is_number
+from dropt.tuning.sampling import ArmMemory, Known, Proposal, _ArmSampler, is_number
 
 SPACE = make_space()
 N_FIRST = 4  # of SPACE in the arm with dropout
@@ -322,3 +322,12 @@ def test_many_groups_are_searched_too() -> None:
     space = make_space(*sites, groups="by_site")
     memory = make_memory(space=space)
     assert len(memory.ask(20).point.rates) == 12
+
+
+def test_telling_tpe_its_space_changes_no_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(point: Point) -> float:
+        return abs(log10(point.params.lr) + 2) + sum(point.rates.values())
+
+    told = search(make_memory(), loss, 25)
+    monkeypatch.delattr(_ArmSampler, "infer_relative_search_space")
+    assert search(make_memory(), loss, 25) == told

@@ -32,9 +32,10 @@ from dropt.spec.protocol import (
     Registration,
 )
 from dropt.storage import leases, tables, workers
-from dropt.storage.clock import epoch_now
 from dropt.storage.engine import Database
+from dropt.storage.jobs import JobRow
 from dropt.tuning import scheduler
+from dropt.tuning.issuing import ensure_waiting
 from dropt.tuning.service import Idempotency, Service
 
 KEY = Idempotency("/v1/leases", "key-1", "a" * 64)
@@ -127,6 +128,29 @@ def test_worker_that_retires_gives_back_all_that_it_holds(service_on_either: Ser
     assert violations(service, first.job) == []
     with pytest.raises(NotFound):
         worker.lease()
+
+
+def test_worker_that_leaves_while_it_is_granted_a_lease_gets_none(
+    service_on_either: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would give it back: its trials would wait until it expires."""
+    service = service_on_either
+    worker = ToyWorker(service, slots=2)
+    job_id = submit(service)
+    run_until(service, worker, "search", job_id=job_id)
+
+    def issue_and_leave(service: Service, job: JobRow, wanted: int) -> None:
+        ensure_waiting(service, job, wanted)
+        scheduler.retire(service, worker.id, project=PROJECT)
+
+    monkeypatch.setattr("dropt.tuning.scheduler.ensure_waiting", issue_and_leave)
+    with pytest.raises(NotFound):
+        worker.lease()
+    assert {row.state for row in trial_rows(service, job_id)} == {"waiting"}
+    monkeypatch.undo()
+    other = ToyWorker(service, name="other", slots=2).lease()
+    assert other is not None
+    assert [trial.attempt for trial in other.trials] == [1, 1]
 
 
 def test_lease_is_given_back_once(service: Service) -> None:
@@ -246,19 +270,21 @@ def test_lost_worker_is_replaced_when_its_lease_has_expired(
     database: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """By the clock of the database: nobody tells the service that the worker is gone."""
-    service = make_service(database, tmp_path_factory.mktemp("short"), lease_s=0.3)
-    worker, lease = search_lease(service, slots=2, budget={"trials": 1})
-    assert lease.expires_in == pytest.approx(0.3, abs=0.05)
-    other = ToyWorker(service, name="other")
-    with database.reading() as session:
-        began = epoch_now(session)
-    deadline = time.monotonic() + 20
+    folder = tmp_path_factory.mktemp("short")
+    service = make_service(database, folder)
+    worker, other = ToyWorker(service, slots=2), ToyWorker(service, name="other")
+    job_id = submit(service, budget={"trials": 1})
+    run_until(service, worker, "search", job_id=job_id)
+    worker.service = make_service(database, folder, lease_s=0.3)
+    lease = worker.lease()
+    assert lease is not None
+    deadline = time.monotonic() + 120
     taken = None
-    while taken is None and time.monotonic() < deadline:
+    while taken is None:
+        assert time.monotonic() < deadline
         taken = other.lease()
-    assert taken is not None
     with database.reading() as session:
-        assert epoch_now(session) - began < 15
+        assert leases.get(session, lease.id, project=PROJECT).expires_in_s < 0
     assert [(one.id, one.attempt) for one in taken.trials] == [(t.id, 2) for t in lease.trials]
     rows = trial_rows(service, lease.job)
     assert [(row.losses, row.failures) for row in rows] == [(1, 0)] * 2

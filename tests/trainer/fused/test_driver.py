@@ -135,7 +135,7 @@ def test_the_two_lanes_agree() -> None:
 
 
 def test_a_trial_that_diverges_leaves_alone_and_the_others_bitwise_untouched() -> None:
-    """In float32 and the C kernels: what users run. (Batch norm rounds by a trial's place.)"""
+    """In float32 and the C kernels: what users run; the calm one leaves after the same epoch."""
     calm, wild = (driver(3, precision="float32", model=plain_factory) for _ in range(2))
     for one, lr in ((calm, 0.01), (wild, 1e30)):
         for slot in range(3):
@@ -144,6 +144,8 @@ def test_a_trial_that_diverges_leaves_alone_and_the_others_bitwise_untouched() -
     for _ in range(4):
         left, right = ({end.slot: end for end in one.run_epoch()} for one in (calm, wild))
         states.append({slot: end.state for slot, end in right.items()})
+        if 1 in calm.slots:
+            calm.clear(1)  # a pack of another width may round in another way
         for slot in (0, 2):
             assert left[slot] == right[slot]
             a, b = calm.pack.state_dict(slot), wild.pack.state_dict(slot)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -8,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dropt_trainer.fused import lanes
 from dropt_trainer.fused.lanes import Subject, best_slots, probe
+from dropt_trainer.fused.pack import Pack
 from dropt_trainer.models import build
 from dropt_trainer.sites.instrument import SitePort
 
@@ -90,14 +92,72 @@ def test_a_model_that_batches_well_is_fused_with_the_most_slots_that_pay() -> No
 
 
 def test_a_model_that_is_fastest_alone_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow_pack(subject: Subject, n_slots: int, lane: str, clock: object) -> float:
-        return {1: 100.0, 4: 50.0}[n_slots]  # 16 and 64 are not tried any more
+    def slow_pack(subject: Subject, pack: Pack, clock: object) -> float:
+        return {1: 100.0, 4: 50.0}[pack.n_slots]  # 16 and 64 are not tried any more
 
     monkeypatch.setattr(lanes, "_trial_steps_per_second", slow_pack)
     found = probe(subject(), max_slots=64, clock=ticks())
     assert (found.lane, found.slots) == ("solo", 1)
     assert found.why.startswith("alone is fastest: 100 trial-steps/s, 50 as a pack")
     assert set(found.trial_steps_per_second) == {1, 4}
+
+
+class Crowded(Branching):
+    """A model of which four at once do not fit: their outputs are batched, [4, B, C] in all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        whole = out
+        while torch._C._functorch.is_batchedtensor(whole):
+            whole = torch._C._functorch.get_unwrapped(whole)
+        if whole.numel() > 3 * BATCH * N_CLASSES:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return out
+
+
+def test_memory_that_runs_out_in_a_step_is_told_with_the_choice() -> None:
+    found = probe(subject(Crowded, "layer:out"), max_slots=4, clock=ticks())
+    assert (found.lane, found.slots) == ("fused", 4)
+    assert found.why.endswith("; out of memory, computed 2 at once")
+
+
+def test_more_slots_than_memory_holds_the_state_of_are_not_chosen() -> None:
+    class Few(Subject):
+        def pack(self, n_slots: int, *args: str) -> Pack:  # type: ignore[override]
+            if n_slots > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().pack(n_slots, *args)  # type: ignore[arg-type]
+
+    plain = subject()
+    few = Few(mlp, plain.ports, plain.x, plain.y, optimizer="adamw", loss="cross_entropy")
+    found = probe(few, max_slots=64, clock=ticks())
+    assert set(found.trial_steps_per_second) == {1, 4}
+
+
+class SinglesOnly(Branching):
+    """A model with an operation that half types lack."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        if torch.is_autocast_enabled("cpu") and torch._C._functorch.is_batchedtensor(x):
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return out
+
+
+@pytest.mark.parametrize(
+    ("factory", "site", "lane", "why"),
+    [
+        (mlp, "layers.1:out", "fused", "trial-steps/s with 4 slots"),
+        (SinglesOnly, None, "solo", "cannot be batched in bfloat16: not implemented"),
+    ],
+)
+def test_mixed_precision_is_tried_as_it_will_be_trained(
+    factory: Callable[[int], nn.Module], site: str | None, lane: str, why: str
+) -> None:
+    asked = replace(subject(factory, site), precision="bfloat16")
+    found = probe(asked, max_slots=4, clock=ticks())
+    assert found.lane == lane
+    assert why in found.why
 
 
 @pytest.mark.parametrize(

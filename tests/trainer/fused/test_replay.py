@@ -68,6 +68,12 @@ def with_split_views(x: Tensor, weight: Tensor) -> Tensor:
     return torch.stack([first, second]).transpose(0, 1).reshape(6, 4) @ weight.t()
 
 
+def with_scalars(x: Tensor, weight: Tensor) -> Tensor:
+    product = torch.ops.aten.mul.Scalar(x.matmul(weight.t()), 0.3)
+    out: Tensor = torch.ops.aten.div.Scalar(product, 3)
+    return out.square().mean(1)
+
+
 def with_masks(x: Tensor, weight: Tensor) -> Tensor:
     y = functional.linear(x, weight)
     return drop(y, torch.tensor(0.5), torch.tensor(7), torch.tensor(3, dtype=torch.int32), site=1)
@@ -75,7 +81,15 @@ def with_masks(x: Tensor, weight: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "function",
-    [in_place, with_constants, with_several_results, with_layers, with_split_views, with_masks],
+    [
+        in_place,
+        with_constants,
+        with_several_results,
+        with_layers,
+        with_split_views,
+        with_scalars,
+        with_masks,
+    ],
 )
 def test_a_recording_gives_the_same_bits_on_new_numbers(function: Function) -> None:
     assert Ran(function).agrees_on_new_numbers()
@@ -133,6 +147,62 @@ def test_what_depends_on_constants_alone_is_not_run_again() -> None:
 
     recording = Recording(add, [y])
     assert len(recording._bound) == 1
+
+
+def test_what_looks_at_the_form_of_a_tensor_alone_is_not_run_again() -> None:
+    x, y = numbers(0, 6), torch.zeros(6)
+
+    def add() -> list[Tensor]:
+        return [y.add_(torch.ones_like(x) * 2.0)]
+
+    recording = Recording(add, [x, y])
+    assert len(recording._bound) == 1
+
+
+def test_numbers_put_into_a_new_tensor_are_put_there_in_each_run() -> None:
+    x, y = numbers(0, 6), torch.zeros(6)
+
+    def add() -> list[Tensor]:
+        filled = torch.ones_like(x)
+        filled += x
+        return [y.copy_(filled)]
+
+    recording = Recording(add, [x, y])
+    for _ in range(3):
+        x.add_(1.0)
+        recording.run()
+        assert torch.equal(y, x + 1.0)
+
+
+def test_what_nobody_reads_is_not_run_again() -> None:
+    x, y = numbers(0, 6), torch.zeros(6)
+
+    def copy() -> list[Tensor]:
+        (x * 2.0).sum()
+        return [y.copy_(x)]
+
+    assert len(Recording(copy, [x, y])._bound) == 1
+
+
+def test_matrices_that_lie_turned_are_copied_number_by_number_the_same() -> None:
+    for rows, columns in ((1, 1), (3, 5), (4, 8), (7, 4), (33, 18)):
+        source = numbers(0, 2, columns, rows)
+        flat, plain = torch.zeros(2, rows * columns + 3), torch.zeros(2, 3)
+        target = flat[:, 3:].view(2, rows, columns)
+
+        def copy(
+            target: Tensor = target, source: Tensor = source, plain: Tensor = plain
+        ) -> list[Tensor]:
+            torch._foreach_copy_([target, plain], [source.mT, source[:, 0, :1].expand(2, 3)])
+            return [target, plain]
+
+        recording = Recording(copy, [source, target, plain])
+        source.neg_()
+        flat.zero_()
+        recording.run()
+        assert torch.equal(target, source.mT)
+        assert torch.equal(plain, source[:, 0, :1].expand(2, 3))
+        assert not flat[:, :3].any()
 
 
 @pytest.mark.slow

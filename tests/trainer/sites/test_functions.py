@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from dropt_trainer.dropout.kinds import apply_kind
 from dropt_trainer.dropout.masks import mask_seed, site_key
-from dropt_trainer.sites.functions import SiteMode
+from dropt_trainer.sites.functions import SiteMode, linear_in_pack
 from dropt_trainer.sites.instrument import (
     SiteError,
     SitePort,
@@ -519,11 +519,36 @@ class GraphCounter:
         return self.backend(graph, inputs)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(4,), (5, 4), (2, 5, 4), (2, 0, 4)])
+def test_a_linear_layer_in_a_pack_is_that_of_each_trial(
+    shape: tuple[int, ...], bias: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
+    biases = torch.randn(3, 6, generator=generator, dtype=torch.float64) if bias else None
+    in_dims = (0, 0, 0 if bias else None)
+    packed = torch.vmap(linear_in_pack, in_dims)(x, weight, biases)
+    for row in range(3):
+        own = None if biases is None else biases[row]
+        torch.testing.assert_close(packed[row], F.linear(x[row], weight[row], own))
+
+
+def test_a_linear_layer_in_a_pack_stays_in_the_precision_of_autocast() -> None:
+    x, weight, bias = torch.ones(5, 4), torch.ones(6, 4), torch.ones(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear_in_pack(x, weight, bias).dtype == torch.bfloat16
+
+
 def test_the_mode_is_skipped_where_hooks_are_enough() -> None:
-    plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Embedding(4, 4))
+    plain = nn.Sequential(nn.Conv1d(4, 4, 1), nn.ReLU(), nn.Embedding(4, 4))
     instrument(plain, [SitePort("1:out", "element")])
     assert not isinstance(site_mode(plain, vmapped=True), SiteMode)
-    for module in (nn.GRU(4, 4), nn.LSTMCell(4, 4), nn.Embedding(4, 4, 0), OwnAttention()):
+    modules = (
+        nn.Linear(4, 4), nn.GRU(4, 4), nn.LSTMCell(4, 4), nn.Embedding(4, 4, 0), OwnAttention(),
+    )  # fmt: skip
+    for module in modules:
         model = nn.Sequential(module)
         instrument(model, [])
         assert not isinstance(site_mode(model, vmapped=False), SiteMode)

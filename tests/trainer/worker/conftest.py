@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from tests.trainer.worker.pace import PATIENCE_S, Clock, Epochs
 from tests.trainer.worker.scripted_service import ScriptedService
 
 from dropt.client import Client
 from dropt_trainer.fused import lanes
-from dropt_trainer.worker import retrying
+from dropt_trainer.fused.driver import Driver
+from dropt_trainer.worker import deadline, heartbeat, loop, retrying, speaker
 from dropt_trainer.worker.loop import Worker
 from dropt_trainer.worker.registration import registration
 
@@ -62,5 +64,31 @@ def in_thread() -> Iterator[Callable[[Worker], threading.Thread]]:
     yield start
     for worker, thread in started:
         worker.pulse.drain.set()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that leases run out by."""
+    clock = Clock()
+    for module in (deadline, heartbeat, loop, speaker):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def epochs(
+    in_thread: object,  # its workers are waited for after the last epoch was allowed
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Epochs]:
+    """The epochs of the test, none of which is allowed yet."""
+    epochs, run_epoch = Epochs(), Driver.run_epoch
+
+    def paced(driver: Driver) -> object:
+        epochs.begin()
+        return run_epoch(driver)
+
+    monkeypatch.setattr(Driver, "run_epoch", paced)
+    yield epochs
+    epochs.allow(1_000_000)

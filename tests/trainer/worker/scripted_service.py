@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
+from tests.trainer.worker.pace import PATIENCE_S
 
 from dropt.spec.protocol import Lease
 
@@ -18,6 +19,7 @@ Body = dict[str, Any]
 class ScriptedService:
     """Grants the leases it was given, notes every report, and answers from a script.
 
+    An answer that adds trials waits for a report that has as many slots free.
     `faults` are taken one per report: each may raise before or after the report is stored.
     """
 
@@ -45,7 +47,7 @@ class ScriptedService:
     def transport(self) -> httpx2.MockTransport:
         return httpx2.MockTransport(self._answer)
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         """Wait until a request has made the condition true."""
         with self.changed:
             assert self.changed.wait_for(condition, timeout_s)
@@ -125,7 +127,7 @@ class ScriptedService:
             return problem(409, "lease-lost", lost=gone, lease_held=True)
         self.reports.append(body)
         answer = {"sequence": body["sequence"], "expires_in": self.expires_in}
-        if self.answers:
+        if self.answers and len(self.answers[0].get("add", ())) <= body["free_slots"]:
             answer |= self.answers.popleft()
         self._stored = (body["sequence"], content, answer)
         return _json(200, answer)

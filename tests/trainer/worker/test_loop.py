@@ -1,10 +1,10 @@
 """The life of a worker: it registers, leases, inspects, drains, and takes no for an answer."""
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
+from tests.trainer.worker.pace import PATIENCE_S, Epochs
 from tests.trainer.worker.scripted_service import ScriptedService, train_lease, trial
 
 from dropt.errors import NameTaken, Unauthorized
@@ -119,25 +119,28 @@ def test_lease_that_is_gone_is_left_without_a_word(make_worker: MakeWorker) -> N
 
 
 def test_drain_finishes_the_epoch_reports_and_gives_back(
-    make_worker: MakeWorker, in_thread: InThread
+    make_worker: MakeWorker, in_thread: InThread, epochs: Epochs
 ) -> None:
     service = ScriptedService()
-    service.leases.append(train_lease([trial("a", epochs=5000)]))
+    service.leases.append(train_lease([trial("a", epochs=50)], rungs=(1,)))
     worker = make_worker(service)
     thread = in_thread(worker)
+    epochs.allow(2)
+    epochs.wait_for(3)
     service.wait_for(lambda: bool(service.reports))
     worker.drain()
-    thread.join(10)
+    epochs.allow(1)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert service.given_back == ["lea_1"]
     assert service.retired == ["wrk_1"]
-    assert service.epochs("a") == list(range(1, len(service.epochs("a")) + 1))
+    assert service.epochs("a") == [1, 2, 3]
     assert service.finished == {}
 
 
 def test_drain_asked_for_by_the_service_ends_the_worker(make_worker: MakeWorker) -> None:
     service = ScriptedService()
-    service.leases.append(train_lease([trial("a", epochs=5000)]))
+    service.leases.append(train_lease([trial("a", epochs=10_000)], rungs=(1,)))
     service.answers.append({"drain": True})
     make_worker(service).run()
     assert service.given_back == ["lea_1"]
@@ -158,28 +161,29 @@ def test_drain_does_not_wait_for_a_long_poll(make_worker: MakeWorker) -> None:
 
 
 def test_drain_does_not_wait_for_a_service_that_is_away(
-    make_worker: MakeWorker, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+    make_worker: MakeWorker, in_thread: InThread, epochs: Epochs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "LAST_WORDS_S", 0.5)
     service = ScriptedService()
-    service.leases.append(train_lease([trial("a", epochs=5000)]))
+    service.leases.append(train_lease([trial("a", epochs=50)], rungs=(1,)))
     worker = make_worker(service)
     thread = in_thread(worker)
+    epochs.allow(2)
+    epochs.wait_for(3)
     service.wait_for(lambda: bool(service.reports))
     with service.changed:
         service.offline = True
-    started_at = time.monotonic()
     worker.drain()
-    thread.join(10)
+    epochs.allow(1)
+    thread.join(PATIENCE_S)  # the service stays away
     assert not thread.is_alive()
-    assert time.monotonic() - started_at < 5
 
 
 def test_worker_that_the_service_forgot_drops_its_work_and_registers_anew(
     make_worker: MakeWorker,
 ) -> None:
     service = ScriptedService(heartbeat_s=0.05)
-    service.leases.append(train_lease([trial("a", epochs=100_000 // 10)]))
+    service.leases.append(train_lease([trial("a", epochs=10_000)]))
     service.leases.append(train_lease([trial("b")], id="lea_2"))
     service.news["unknown"] = True
     worker = make_worker(service)
@@ -198,7 +202,7 @@ def test_worker_that_the_service_forgot_drops_its_work_and_registers_anew(
 
 def test_heartbeats_name_the_lease_and_bring_orders(make_worker: MakeWorker) -> None:
     service = ScriptedService(heartbeat_s=0.05)
-    service.leases.append(train_lease([trial("a", epochs=5000), trial("b", epochs=3)]))
+    service.leases.append(train_lease([trial("a", epochs=10_000), trial("b", epochs=3)]))
     service.news["lease"] = {"stop": ["a"]}
     make_worker(service).run()
     assert service.finished["a"]["outcome"] == "pruned"

@@ -52,8 +52,8 @@ def apply_kind(
     if kind == "alpha":
         kept = drop(torch.ones_like(x), rate, seed, step, site=site, call=call) > 0
         return _correct_alpha(x, kept, rate)
-    ones = x.new_ones(mask_shape(x, kind, batch_dim=batch_dim, time_dim=time_dim))
-    return x * drop(ones, rate, seed, step, site=site, call=call)
+    ones = _ones(x, *mask_shape(x, kind, batch_dim=batch_dim, time_dim=time_dim))
+    return (x * drop(ones, rate, seed, step, site=site, call=call)).to(x.dtype)
 
 
 def apply_kind_to_packed(
@@ -80,9 +80,9 @@ def apply_kind_to_packed(
         kind = "path"
     elif kind in ("locked", "path"):
         sizes: list[int] = batch_sizes.tolist()
-        ones = x.new_ones(sizes[0], x.shape[1] if kind == "locked" else 1)
+        ones = _ones(x, sizes[0], x.shape[1] if kind == "locked" else 1)
         mask = drop(ones, rate, seed, step, site=site, call=call)
-        return x * torch.cat([mask[:size] for size in sizes])
+        return (x * torch.cat([mask[:size] for size in sizes])).to(x.dtype)
     elif kind == "channel":
         raise ValueError("Kind 'channel' does not fit a PackedSequence; take 'locked'.")
     return apply_kind(x, kind, rate, seed, step, site=site, call=call)
@@ -109,14 +109,20 @@ def mask_shape(
     return tuple(n if dim in own else 1 for dim, n in enumerate(x.shape))
 
 
+def _ones(x: Tensor, *shape: int) -> Tensor:
+    """Ones for a mask: of float32 for half types, whose 1/(1 - rate) may be 0.4 % off."""
+    return x.new_ones(shape, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
 def _correct_alpha(x: Tensor, kept: Tensor, rate: Tensor) -> Tensor:
     """The affine a * (x where kept, else the floor) + b, which keeps mean 0 and variance 1.
 
     a = (q + floor^2 * q * (1 - q))^(-1/2) with q = 1 - rate, b = -a * (1 - q) * floor.
     """
-    wide = rate.to(torch.promote_types(x.dtype, torch.float32))
-    keep = 1.0 - wide
-    a = 1.0 / (keep + SELU_FLOOR**2 * keep * wide).sqrt()  # rsqrt need not be exact at 1
-    b = -SELU_FLOOR * a * wide
-    b = torch.where(wide > 0, b, -0.0)  # x + -0.0 is x for every x; +0.0 would turn -0.0 around
-    return torch.where(kept, x, SELU_FLOOR) * a.to(x.dtype) + b.to(x.dtype)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    rate = rate.to(wide)
+    keep = 1.0 - rate
+    a = 1.0 / (keep + SELU_FLOOR**2 * keep * rate).sqrt()  # rsqrt need not be exact at 1
+    b = -SELU_FLOOR * a * rate
+    b = torch.where(rate > 0, b, -0.0)  # x + -0.0 is x for every x; +0.0 would turn -0.0 around
+    return (torch.where(kept, x.to(wide), SELU_FLOOR) * a + b).to(x.dtype)

@@ -61,7 +61,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
         self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not self.refusal:
+        about_tensors = any(
+            isinstance(value, Tensor) for value in tree_leaves((args, kwargs, result))
+        )
+        if about_tensors and not self.refusal:  # some are about types alone
             try:
                 self.calls.append(_note(func, args, kwargs or {}, result))
             except _NotReplayableError as error:

@@ -207,15 +207,19 @@ class Driver:
         rows, filled = self.data.parts["train"], self.pack.filled
         order = self._orders(len(rows))
         rates = self._rates()
-        total = torch.zeros(len(filled), dtype=torch.float64, device=order.device)
+        spans = list(pairwise((0, *self._ends)))
+        targets = rows.y[order]
         batches = training_batches(rows.x, order, self._ends, self._visits())
-        spans = zip(pairwise((0, *self._ends)), batches, strict=True)
-        for step, ((start, end), x) in enumerate(spans):
-            y = rows.y[order[:, start:end]]
-            now = None if rates is None else rates[step]
-            losses = self.pack.step(x, y, rates=now, unit=self.data.target_scale)
-            total += losses * (end - start)
-        return dict(zip(filled, (total / len(rows)).tolist(), strict=True))
+        losses = [
+            self.pack.step(
+                x, targets[:, start:end], rates=None if rates is None else rates[step],
+                unit=self.data.target_scale,
+            )
+            for step, ((start, end), x) in enumerate(zip(spans, batches, strict=True))
+        ]  # fmt: skip
+        sizes = torch.tensor([end - start for start, end in spans], dtype=torch.float64)
+        means = sizes.to(order.device) @ torch.stack(losses).to(torch.float64) / len(rows)
+        return dict(zip(filled, means.tolist(), strict=True))
 
     def _visits(self) -> list[Visit]:
         """[n]: each trial in its coming epoch."""

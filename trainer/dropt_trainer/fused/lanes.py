@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from dropt_trainer.data.dataset import Inputs
 from dropt_trainer.dropout.masks import backend
+from dropt_trainer.fused.memory import most_used, start_watching
 from dropt_trainer.fused.pack import Pack
+from dropt_trainer.fused.precision import DTYPES
 from dropt_trainer.fused.slots import SlotTrial
 from dropt_trainer.fused.step import Lane, row_of
 from dropt_trainer.losses import Loss
@@ -61,6 +63,7 @@ class Subject:
     Attributes:
         x: [B, ...], or such tensors by name.
         y: [B] or [B, D].
+        precision: that trials will train in, see `precision`.
     """
 
     model_factory: Callable[[int], nn.Module]
@@ -70,12 +73,13 @@ class Subject:
     optimizer: Family
     loss: str | Loss
     device: torch.device | str = "cpu"
+    precision: str = "float32"
 
-    def pack(self, n_slots: int, lane: Lane, precision: str = "float32") -> Pack:
+    def pack(self, n_slots: int, lane: Lane, precision: str | None = None) -> Pack:
         """A pack of trials that differ, all slots filled."""
         pack = Pack(
             self.model_factory, self.ports, slots=n_slots, optimizer=self.optimizer,
-            loss=self.loss, precision=precision, device=self.device, lane=lane,
+            loss=self.loss, precision=precision or self.precision, device=self.device, lane=lane,
         )  # fmt: skip
         kinds = {port.site: port.kind for port in reversed(self.ports)}
         for slot in range(n_slots):
@@ -83,8 +87,9 @@ class Subject:
             pack.load(slot, SlotTrial(slot, 1, Params(lr=1e-3), rates=rates, kinds=kinds))
         return pack
 
-    def batch(self, n_slots: int, dtype: torch.dtype) -> tuple[Inputs, Tensor]:
+    def batch(self, n_slots: int, dtype: torch.dtype | None = None) -> tuple[Inputs, Tensor]:
         """The batch for each slot, its rows shifted by the slot: [n, B, ...]."""
+        dtype = dtype or DTYPES[self.precision]
         y = _shifted(self.y, n_slots, dtype)
         if isinstance(self.x, dict):
             return {name: _shifted(t, n_slots, dtype) for name, t in self.x.items()}, y
@@ -112,17 +117,16 @@ def probe(
     bytes_per_trial = _bytes_per_trial(subject, lane)
     if memory_bytes is not None:
         max_slots = min(max_slots, int(MEMORY_SHARE * memory_bytes / bytes_per_trial))
-    rates = {1: _trial_steps_per_second(subject, 1, "solo", clock)}
-    if difference:
-        return Probe("solo", difference + _masks(), 1, bytes_per_trial, rates)
-    for n_slots in _slots_to_try(max_slots):
-        rates[n_slots] = _trial_steps_per_second(subject, n_slots, "fused", clock)
-        if rates[n_slots] < HOPELESS * max(rates.values()):
-            break
-    slots = best_slots(rates)
+    timed = {1: _time(subject, 1, "solo", clock)}
+    if not difference:
+        timed |= _time_packs(subject, max_slots, clock, alone=timed[1].rate)
+    rates = {n_slots: each.rate for n_slots, each in timed.items()}
+    slots = best_slots(rates) if not difference else 1
+    chosen = timed[slots]
     return Probe(
-        "solo" if slots == 1 else "fused", _reason(rates, slots) + _masks(), slots,
-        bytes_per_trial, rates,
+        "solo" if slots == 1 else "fused",
+        (difference or _reason(rates, slots)) + _masks() + chosen.note,
+        slots, max(bytes_per_trial, chosen.bytes_per_trial), rates,
     )  # fmt: skip
 
 
@@ -178,6 +182,15 @@ def _why_not_fused(subject: Subject) -> str:
         if not torch.allclose(a, b, rtol=TOLERANCE, atol=0.0, equal_nan=True):
             worst = float(((a - b) / a).abs().max())
             return f"a pack differs from trials alone: relative {worst:.1e} in loss at step {step}"
+    return _why_not_mixed(subject) if subject.precision == "bfloat16" else ""
+
+
+def _why_not_mixed(subject: Subject) -> str:
+    """Why a pack cannot be trained under autocast: half types lack some operations."""
+    try:
+        subject.pack(2, "fused").step(*subject.batch(2))
+    except UNBATCHABLE as error:
+        return f"cannot be batched in {subject.precision}: {_first_line(error)}"
     return ""
 
 
@@ -195,9 +208,51 @@ def _losses(subject: Subject, lane: Lane) -> list[Tensor]:
         return [pack.step(x, y) for _ in range(N_COMPARED)]
 
 
-def _trial_steps_per_second(subject: Subject, n_slots: int, lane: Lane, clock: Clock) -> float:
+@dataclass(frozen=True)
+class _Timed:
+    """A pack on the clock.
+
+    Attributes:
+        rate: trial-steps per second.
+        note: what stood in its way, to be added to a reason; empty for nothing.
+        bytes_per_trial: most that it took, where the device tells; else 0.
+    """
+
+    rate: float
+    note: str
+    bytes_per_trial: int
+
+
+def _time_packs(
+    subject: Subject, max_slots: int, clock: Clock, *, alone: float
+) -> dict[int, _Timed]:
+    """Packs of more and more slots, until memory runs out or there is no hope."""
+    timed: dict[int, _Timed] = {}
+    best = alone
+    for n_slots in _slots_to_try(max_slots):
+        try:
+            timed[n_slots] = _time(subject, n_slots, "fused", clock)
+        except torch.OutOfMemoryError:  # not even the state of so many trials fits
+            break
+        best = max(best, timed[n_slots].rate)
+        if timed[n_slots].rate < HOPELESS * best:
+            break
+    return timed
+
+
+def _time(subject: Subject, n_slots: int, lane: Lane, clock: Clock) -> _Timed:
+    before = start_watching(torch.device(subject.device))
     pack = subject.pack(n_slots, lane)
-    x, y = subject.batch(n_slots, torch.float32)
+    rate = _trial_steps_per_second(subject, pack, clock)
+    note = f"; no graph of the device: {pack.refusal}" if pack.refusal else ""
+    if pack.width < n_slots:
+        note += f"; out of memory, computed {pack.width} at once"
+    return _Timed(rate, note, (most_used(pack.device) - before) // n_slots)
+
+
+def _trial_steps_per_second(subject: Subject, pack: Pack, clock: Clock) -> float:
+    n_slots = pack.n_slots
+    x, y = subject.batch(n_slots)
     seconds: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -222,7 +277,7 @@ def _bytes_per_trial(subject: Subject, lane: Lane) -> int:
 def _saved_bytes(subject: Subject, n_slots: int, lane: Lane) -> int:
     """Bytes that a step keeps for the way back, each storage once, weights among them."""
     pack = subject.pack(n_slots, lane)
-    x, y = subject.batch(n_slots, torch.float32)
+    x, y = subject.batch(n_slots)
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

@@ -3,14 +3,19 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dropt_trainer.data.dataset import Inputs
 from dropt_trainer.dropout.masks import mask_seed
-from dropt_trainer.fused.gradients import Gradients
+from dropt_trainer.fused.gradients import gradients_of
+from dropt_trainer.fused.graphs import DeviceGraph, Graphs
+from dropt_trainer.fused.memory import Chunked, InParts
 from dropt_trainer.fused.own_loss import loss_of
+from dropt_trainer.fused.precision import DTYPES, computed_in
+from dropt_trainer.fused.recorded import Repeated
 from dropt_trainer.fused.rows import Rows, Window
 from dropt_trainer.fused.slots import SlotTrial, base_rates
 from dropt_trainer.fused.step import Lane, forward_of
@@ -18,8 +23,6 @@ from dropt_trainer.losses import Loss
 from dropt_trainer.optim import Family, Optimizer
 from dropt_trainer.sites.instrument import SitePort, instrument
 from dropt_trainer.sites.ports import SEED
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Pack:
             slots: K.
             optimizer: family, see `optim`.
             loss: name, see `losses`; or a user's own, see `own_loss`.
-            precision: "float32" or "float64".
+            precision: "float32", "float64" or "bfloat16", see `precision`.
             device: where it trains.
             lane: see `step`.
         """
@@ -84,8 +87,13 @@ class Pack:
         instrument(model, self.ports)
         # Elsewhere the device's own graphs are the way; operations one by one gain little.
         records = self.device.type == "cpu"
-        self._gradients = Gradients(forward_of(model, lane), self.loss, records=records)
-        self._evaluate = forward_of(copy.deepcopy(model).eval(), lane)
+        forward = computed_in(precision, forward_of(model, lane), self.device)
+        self._parts = InParts(gradients_of(forward, self.loss), slots)
+        self._train = Repeated(self._parts, self.rows, records=records, pads=lane == "fused")
+        self.graphs = None if records else self._capture(pads=lane == "fused")
+        evaluated = forward_of(copy.deepcopy(model).eval(), lane)
+        self._evaluate = computed_in(precision, evaluated, self.device)
+        self._examples = Chunked()
 
     def load(self, slot: int, trial: SlotTrial) -> None:
         """Begin a trial in an empty slot, from its initial weights.
@@ -111,6 +119,7 @@ class Pack:
             for tensor in (*self.rows.all, *self.optimizer.rows):
                 tensor[row] = tensor[last]
             self.filled[row] = self.filled[last]
+        self.optimizer.stop(last)
         self.filled.pop()
 
     @property
@@ -137,13 +146,31 @@ class Pack:
             [n], the mean loss of each trial before the update, penalties left out.
         """
         n_rows = len(self.filled)
-        window = self.rows.window(n_rows)
-        self.rows.step[:n_rows] += 1
         if rates is not None:
             self.rows.rates[:n_rows] = rates
-        output, losses = self._gradients.compute(window, x, y)
-        self.optimizer.step(n_rows)
+        output, losses = (self.graphs.run if self.graphs else self._step)(x, y)
         return losses.clone() if unit is None else self.loss(output * unit, y * unit).mean(1)
+
+    @property
+    def width(self) -> int:
+        """Rows that are computed at once: all slots, unless memory ran out."""
+        return self._parts.width
+
+    @property
+    def refusal(self) -> str:
+        """Why no graph of the device runs the steps, in one line; empty when one does."""
+        return self.graphs.refusal if self.graphs else ""
+
+    def _step(self, x: Inputs, y: Tensor) -> Sequence[Tensor]:
+        """Train the first rows on a batch of as many; [n, B, ...] outputs and [n] losses.
+
+        Nothing in it waits for the device, and all that it changes are numbers in rows.
+        """
+        n_rows = len(y)
+        self.rows.step[:n_rows] += 1
+        output, losses = self._train.run(x, y)
+        self.optimizer.step(n_rows)
+        return output, losses
 
     def window(self, slots: Sequence[int] | None = None) -> Window:
         """The weights of these slots, in their order, to predict with; None: all, in `filled`."""
@@ -161,11 +188,15 @@ class Pack:
         """
         # Expanded, not shared by vmap: as fast, and training and evaluation have one form.
         n_trials = len(window.buffers[SEED])
-        if isinstance(x, dict):
-            x = {name: t.expand(n_trials, *t.shape) for name, t in x.items()}
-        else:
-            x = x.expand(n_trials, *x.shape)
-        return self._evaluate(window.parameters, window.buffers, x)
+
+        def outputs(x: Inputs) -> Tensor:
+            if isinstance(x, dict):
+                x = {name: t.expand(n_trials, *t.shape) for name, t in x.items()}
+            else:
+                x = x.expand(n_trials, *x.shape)
+            return self._evaluate(window.parameters, window.buffers, x)
+
+        return self._examples.run(outputs, x)
 
     def keep(self, slots: Sequence[int]) -> None:
         """Remember the weights of these slots."""
@@ -192,6 +223,14 @@ class Pack:
         self.rows.step[row] = state.step
         for moment, stored in zip(self.optimizer.moments, state.moments, strict=True):
             moment[row] = stored
+
+    def _capture(self, *, pads: bool) -> Graphs:
+        """The steps as graphs of the device."""
+        pool = torch.cuda.graph_pool_handle()
+        return Graphs(
+            self._step, n_slots=self.n_slots, capture=partial(DeviceGraph, pool=pool), pads=pads,
+            varying=(*self.rows.all, self.rows.gradient, *self.optimizer.rows),
+        )  # fmt: skip
 
     def _build(self, seed: int) -> nn.Module:
         """The user's model; initial weights are drawn in its own precision, on the CPU."""

@@ -7,7 +7,7 @@ allocation. The operations and their order are the same, and so is every bit of 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import torch
@@ -17,8 +17,19 @@ from torch.utils._pytree import tree_leaves
 
 from dropt_trainer.dropout.masks import bind_drop
 from dropt_trainer.fused.calls import Call, Recorder, storage_of
+from dropt_trainer.fused.copies import bind_copies
 from dropt_trainer.fused.sharing import share_memory
 
+# Operations that look at the form of a tensor, not at the numbers in it.
+BLIND = {
+    torch.ops.aten.ones_like.default, torch.ops.aten.zeros_like.default,
+    torch.ops.aten.full_like.default, torch.ops.aten.new_zeros.default,
+    torch.ops.aten.new_ones.default, torch.ops.aten.new_full.default,
+}  # fmt: skip
+WITH_SCALAR = {
+    torch.ops.aten.mul.Scalar: torch.ops.aten.mul.Tensor,
+    torch.ops.aten.div.Scalar: torch.ops.aten.div.Tensor,
+}
 Bound = Callable[[], Any]  # one operation with all its arguments; Any: what it returns is not read
 
 
@@ -47,14 +58,16 @@ class Recording:
         self._bound: list[Bound] = []
         if not self.refusal:
             changing = _changing(recorder.calls, {storage_of(tensor) for tensor in varying})
-            calls = [call for call in recorder.calls if call.writes & changing]
             fixed = {storage_of(tensor) for tensor in (*varying, *self.results)}
+            calls = _wanted([call for call in recorder.calls if call.writes & changing], fixed)
             self.n_bytes = share_memory(calls, fixed)
             self._bound = [_bind(call) for call in calls]
 
-    @torch.no_grad()
     def run(self) -> None:
-        """Run the operations again, on the numbers that the tensors now hold."""
+        """Run the operations again, on the numbers that the tensors now hold.
+
+        No tensor in them has to do with autograd.
+        """
         for bound in self._bound:
             bound()
 
@@ -66,25 +79,42 @@ def _changing(calls: Sequence[Call], varying: set[int]) -> set[int]:
         before = len(varying)
         for call in calls:
             is_random = torch.Tag.nondeterministic_seeded in call.function.tags
-            if is_random or call.reads & varying:
+            if is_random or (call.reads & varying and call.function not in BLIND):
                 varying |= call.writes
     return varying
 
 
+def _wanted(calls: Sequence[Call], wanted: Set[int]) -> list[Call]:
+    """Those whose results are read: at the end in these storages, or by one of the others."""
+    found: list[Call] = []
+    read = set(wanted)
+    for call in reversed(calls):
+        if call.writes & read:
+            found.append(call)
+            read |= call.reads
+    return found[::-1]
+
+
 def _bind(call: Call) -> Bound:
     """The operation on its memory, in the cheapest form there is."""
-    function, outputs = call.function, {}
+    function, arguments, outputs = call.function, call.args, {}
     if function is torch.ops.dropt.drop.default:
         bound = bind_drop(call.outputs[0], *call.args)
         if bound is not None:
             return bound
+    if function is torch.ops.aten._foreach_copy_.default:
+        return bind_copies(*call.args)
+    if function in WITH_SCALAR and not isinstance(arguments[1], complex):
+        # Its own writing form computes elsewhere and copies.
+        function, arguments = WITH_SCALAR[function], (arguments[0], torch.tensor(arguments[1]))
     if not function._schema.is_mutable:
         into = _writing_form(function)
         if into is None or len(into[1]) != len(call.outputs):  # some results are not asked for
             return functools.partial(_run_and_copy, call)
         function, names = into
         outputs = dict(zip(names, call.outputs, strict=True))
-    return functools.partial(function, *call.args, **call.kwargs, **outputs)
+    # What `function(...)` calls; 20 such calls of Python's would be 5 % of a small step.
+    return functools.partial(function._op, *arguments, **call.kwargs, **outputs)
 
 
 def _run_and_copy(call: Call) -> None:

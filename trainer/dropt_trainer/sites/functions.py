@@ -122,6 +122,18 @@ def embed_in_pack(
     return torch.where(is_padding, out.detach(), out)
 
 
+def linear_in_pack(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear as one product of matrices and a sum.
+
+    torch's batching rule multiplies the bias by 1, and repeats the weight for each example where
+    there is no bias (seen in torch 2.13).
+    """
+    out = x.reshape(-1, x.shape[-1]) @ weight.mT
+    if bias is not None:
+        out = out + bias.to(out.dtype)  # which autocast has lowered
+    return out.view(*x.shape[:-1], weight.shape[0])
+
+
 def _dropout(mode: SiteMode, func: Function, args: Any, kwargs: Any) -> Any:
     x, rate, training = dropout_arguments(args, kwargs)
     if rate not in mode.tags:
@@ -193,6 +205,10 @@ def _embedding(mode: SiteMode, func: Function, args: Any, kwargs: Any) -> Any:
     return embed_in_pack(*args, **kwargs) if mode.vmapped else func(*args, **kwargs)
 
 
+def _linear(mode: SiteMode, func: Function, args: Any, kwargs: Any) -> Any:
+    return linear_in_pack(*args, **kwargs) if mode.vmapped else func(*args, **kwargs)
+
+
 def _unflatten(mode: SiteMode, func: Function, args: Any, kwargs: Any) -> Any:
     """As a reshape, because dynamo cannot trace torch's own under a mode."""
     if kwargs or not isinstance(args[1], int):
@@ -215,5 +231,6 @@ HANDLERS: Mapping[Function, Handler] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _attention_of_heads,
     F.embedding: _embedding,
+    F.linear: _linear,
     torch._nested_tensor_from_mask_left_aligned: _refuse_nesting,
 }

@@ -39,7 +39,7 @@ __all__ = ["SiteError", "SitePort", "instrument", "set_rates", "site_mode", "str
 N_SUGGESTIONS = 3
 # Their fused kernels for evaluation have no batching rule, and fill padded rows with zeros.
 FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
-NEED_MODE = (nn.RNNBase, nn.RNNCellBase, *FAST_PATHS)
+NEED_MODE = (nn.Linear, nn.RNNBase, nn.RNNCellBase, *FAST_PATHS)
 
 
 def instrument(model: nn.Module, ports: Sequence[SitePort]) -> None:
@@ -156,7 +156,7 @@ def _tags(model: nn.Module, ports: Sequence[SitePort]) -> dict[float, TaggedRate
 
 
 def _may_need_mode(module: nn.Module) -> bool:
-    """Whether a module may call what torch gets wrong in a pack; a user's code may call it all."""
+    """Whether a module may call what torch does badly in a pack; a user's code may call it all."""
     if isinstance(module, nn.Embedding):
         return module.padding_idx is not None
     is_torch = type(module).__module__.startswith("torch.nn.")

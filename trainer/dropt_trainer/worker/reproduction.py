@@ -25,7 +25,8 @@ from dropt_trainer.data.prepare import Prepared, prepare
 from dropt_trainer.data.streams import first_rows
 from dropt_trainer.device import choose
 from dropt_trainer.fused.driver import Driver, EpochEnd
-from dropt_trainer.fused.pack import DTYPES, Pack
+from dropt_trainer.fused.pack import Pack
+from dropt_trainer.fused.precision import DTYPES
 from dropt_trainer.inspect import inspect_model
 from dropt_trainer.losses import LOSSES
 from dropt_trainer.sites.ports import SitePort

@@ -21,7 +21,7 @@ from dropt_trainer.data.placing import place
 from dropt_trainer.data.prepare import Prepared
 from dropt_trainer.data.splits import Part, split_rows
 from dropt_trainer.device import free_memory
-from dropt_trainer.fused.pack import DTYPES
+from dropt_trainer.fused.precision import DTYPES
 
 N_KEPT = 4  # data sets in memory; a worker seldom has more than one job at a time
 

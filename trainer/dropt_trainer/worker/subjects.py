@@ -16,7 +16,7 @@ from dropt_trainer.data.prepare import Prepared
 from dropt_trainer.data.streams import ReadRows, first_rows
 from dropt_trainer.device import free_memory
 from dropt_trainer.fused import lanes
-from dropt_trainer.fused.pack import DTYPES
+from dropt_trainer.fused.precision import DTYPES
 from dropt_trainer.fused.step import Lane
 from dropt_trainer.inspect import inspect_model
 from dropt_trainer.losses import LOSSES, Loss
@@ -77,7 +77,7 @@ class Subjects:
         measured = lanes.probe(
             lanes.Subject(
                 factory, _default_ports(found), first_rows(rows.x, n_batch), rows.y[:n_batch],
-                training.optimizer, loss, self._device,
+                training.optimizer, loss, self._device, training.precision,
             ),
             max_slots=1 if isinstance(rows.x, ReadRows) else self._max_slots,
             clock=_clock(self._device), memory_bytes=free_memory(self._device),

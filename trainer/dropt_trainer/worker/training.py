@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from dropt.spec.protocol import Lease, Measurement, SplitName, TrialAssignment
 from dropt_trainer.fused.driver import Driver, EpochEnd, Scores
+from dropt_trainer.fused.memory import with_room
 from dropt_trainer.fused.pack import Pack
 from dropt_trainer.worker.assignments import check_fingerprint, ports_of, slot_trial
 from dropt_trainer.worker.deadline import Deadline
@@ -52,6 +54,7 @@ class TrainingLease:
     deadline: Deadline
     drain: threading.Event
     _tenants: dict[int, Tenant] = field(default_factory=dict)
+    _waiting: list[TrialAssignment] = field(default_factory=list)
 
     def run(self, shop: Workshop) -> None:
         """Train until no slot is filled and nothing is added, or the worker is to end.
@@ -81,13 +84,14 @@ class TrainingLease:
         data = shop.source.prepare(wanted)
         subject = shop.subjects.of(lease, data)
         check_fingerprint(lease, subject.inspection)
-        pack = Pack(
-            subject.factory, ports_of(lease.columns, subject.inspection), slots=lease.slots,
+        build = partial(
+            Pack, subject.factory, ports_of(lease.columns, subject.inspection),
             optimizer=training.optimizer, loss=subject.loss, precision=training.precision,
             device=shop.device, lane=subject.lane(lease.slots),
         )  # fmt: skip
         return Driver(
-            pack, data, batch_size=training.batch_size, objective=lease.objective.metric,
+            with_room(lambda slots: build(slots=slots), lease.slots), data,
+            batch_size=training.batch_size, objective=lease.objective.metric,
             direction=lease.objective.direction, metrics=training.metrics,
             keep_best=training.select == "best_epoch",
         )  # fmt: skip
@@ -99,11 +103,17 @@ class TrainingLease:
             elif tenant.trial.id in orders.stop:
                 self._vacate(driver, slot)
                 self.outbox.put_end(pruned(tenant))
+        self._waiting = [trial for trial in self._waiting if trial.id not in orders.drop]
         self._begin(driver, orders.add)
 
     def _begin(self, driver: Driver, trials: Iterable[TrialAssignment]) -> None:
-        """Put trials into free slots; one that does not fit fails, and nothing else."""
-        for trial in trials:
+        """Put trials into free slots; one that does not fit fails, and nothing else.
+
+        A pack that memory made smaller than its lease lets the rest wait.
+        """
+        self._waiting.extend(trials)
+        while self._waiting and driver.pack.free:
+            trial = self._waiting.pop(0)
             try:
                 if trial.checkpoint is not None:
                     raise Unsupported("this worker reads no checkpoints")

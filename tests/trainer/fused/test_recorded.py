@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dropt_trainer.fused import gradients
+from dropt_trainer.fused import recorded as recordings
 from dropt_trainer.fused.pack import Pack
 from dropt_trainer.fused.slots import SlotTrial
 from dropt_trainer.fused.step import Lane
@@ -85,7 +85,7 @@ def trained(pack: Pack, sizes: tuple[int, ...] = (6, 6, 4)) -> list[Tensor]:
 
 
 def without_recordings(pack: Pack) -> Pack:
-    pack._gradients._records = False
+    pack._train._records = False
     return pack
 
 
@@ -98,8 +98,9 @@ def test_a_pack_trains_to_the_same_bits_with_and_without_recordings(lane: Lane) 
             recorded.state_dict(slot).values(), plain.state_dict(slot).values(), strict=True
         )
         assert all(torch.equal(a, b) for a, b in pairs)
-    assert len(recorded._gradients._recorded) == 3  # 3 rows twice, 2 rows once
-    assert not plain._gradients._recorded
+    # A batch of 6 and one of 4 for 3 rows, which serve for 2 rows where all train as one.
+    assert len(recorded._train._recorded) == (2 if lane == "fused" else 3)
+    assert not plain._train._recorded
 
 
 def test_few_steps_go_through_python_once_a_shape_is_recorded() -> None:
@@ -120,7 +121,7 @@ def test_a_model_with_state_in_python_is_found_out(caplog: pytest.LogCaptureFixt
     pack = pack_of(Counting)
     for step in range(N_STEPS):
         pack.step(*batch(step, 3))
-    assert not pack._gradients._recorded
+    assert not pack._train._recorded
     (record,) = (r for r in caplog.records if r.message == "replay.refused")
     why: Any = vars(record)["why"]
     assert why == "run 8 gave other numbers than PyTorch"
@@ -131,14 +132,32 @@ def test_a_model_that_looks_at_numbers_is_left_to_pytorch() -> None:
     plain = without_recordings(pack_of(Branching, "solo", slots=1))
     for step in range(N_STEPS):
         assert torch.equal(recorded.step(*batch(step, 1)), plain.step(*batch(step, 1)))
-    assert not recorded._gradients._recorded
+    assert not recorded._train._recorded
 
 
 def test_the_oldest_recording_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradients, "MOST_BYTES", 1)
+    monkeypatch.setattr(recordings, "MOST_BYTES", 1)
     pack = pack_of(layers)
     trained(pack)
-    assert len(pack._gradients._recorded) == 1
+    assert len(pack._train._recorded) == 1
+
+
+def test_a_wider_recording_serves_until_that_costs_more_than_one_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recordings, "RECORDING_COST", 1.0)
+    pack, plain = pack_of(layers), without_recordings(pack_of(layers))
+    for step in range(10):
+        if step == 3:
+            pack.clear(2)
+            plain.clear(2)
+        a, b = (one.step(*batch(step, len(one.filled))) for one in (pack, plain))
+        assert torch.equal(a, b)
+        wide, narrow = (
+            any(one.n_rows == k for one in pack._train._recorded.values()) for k in (3, 2)
+        )
+        assert wide == (step >= 1)
+        assert narrow == (step >= 6)  # 3 runs of 2 in 3 rows idle a third of each
 
 
 def test_losses_outlast_the_next_step() -> None:
@@ -154,4 +173,4 @@ def test_a_loss_that_is_not_finite_is_no_difference() -> None:
         x[1] = float("nan")
         losses = pack.step(x, y)
     assert losses.isnan().tolist() == [False, True, False]
-    assert pack._gradients._recorded
+    assert pack._train._recorded

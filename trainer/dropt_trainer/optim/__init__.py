@@ -8,18 +8,24 @@ or more dimensions; the gradient is scaled by `min(1, clip / norm)`; then
 - SGD: momentum .9, Nesterov. The decay is decoupled in the same way. `torch.optim.SGD` couples it:
   there, weight decay is an L2 penalty.
 
-Float32 rows on a CPU go through one C function; the rest, and a machine without a compiler,
-through torch operations with the same formulas.
+Float32 rows on a CPU go through one C function, on a CUDA device through Triton kernels; the rest,
+and machines without a compiler or without Triton, through torch operations with the same formulas.
+Nowhere does the host read a number, so that a step can be captured in a graph of the device.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dropt_trainer.native import load_library
+from dropt_trainer.native import KernelUnavailable, load_library
+
+logger = logging.getLogger(__name__)
 
 Family = Literal["adamw", "sgd"]
 
@@ -62,10 +68,11 @@ class Optimizer:
         self.moments = tuple(torch.zeros_like(weight) for _ in range(N_MOMENTS[family]))
         self._penalised = penalised.to(torch.uint8)
         self._settings = weight.new_zeros(5, len(weight))
-        self._active = torch.ones_like(age, dtype=torch.uint8)
-        on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-        library = load_library() if on_cpu else None
+        self._active = torch.zeros_like(age, dtype=torch.uint8)
+        kind = weight.device.type if weight.dtype == torch.float32 else "none"
+        library = load_library() if kind == "cpu" else None
         self._kernel = None if library is None else getattr(library, f"dropt_{family}")
+        self._on_cuda = self._bind_triton() if kind == "cuda" else None
         self._pointers = [tensor.data_ptr() for tensor in self._arguments()]
 
     @property
@@ -80,14 +87,33 @@ class Optimizer:
         self._settings[:, row] = self._settings.new_tensor(values)
         for moment in self.moments:
             moment[row].zero_()
+        self._active[row] = 1
 
-    @torch.no_grad()
+    def stop(self, row: int) -> None:
+        """End a trial: the row is not trained; torch operations may leave any numbers in it."""
+        self._active[row] = 0
+
     def step(self, n_rows: int) -> None:
-        """Update the first `n_rows` rows."""
-        if self._kernel is None:
-            self._step_in_torch(n_rows)
-        else:
+        """Update the first `n_rows` rows, of which those without a trial do not matter."""
+        if self._kernel is not None:
             self._kernel(*self._pointers, n_rows, self.weight.shape[1])
+        elif self._on_cuda is not None:
+            self._on_cuda(n_rows)
+        else:
+            self._step_in_torch(n_rows)
+
+    def _bind_triton(self) -> Callable[[int], None] | None:
+        """The Triton kernels on these rows; None where there is no Triton."""
+        kernels = load_triton(self.weight.device)
+        if kernels is None:
+            return None
+        step: Callable[[int], None] = functools.partial(
+            kernels.step, self.family, weight=self.weight, gradient=self.gradient,
+            moments=self.moments, settings=self._settings, age=self.age,
+            penalised=self._penalised, active=self._active,
+            sums=kernels.partial_sums(self.weight),
+        )  # fmt: skip
+        return step
 
     def _arguments(self) -> Iterator[Tensor]:
         """What the C function reads and writes, in its order; none of it ever moves."""
@@ -96,6 +122,7 @@ class Optimizer:
             yield self.age
         yield from (self._penalised, self._active)
 
+    @torch.no_grad()
     def _step_in_torch(self, n_rows: int) -> None:
         lr, decay, l1, l2, clip = self._settings[:, :n_rows].unsqueeze(-1)
         weight = self.weight[:n_rows]
@@ -118,3 +145,19 @@ class Optimizer:
     def _sgd(self, gradient: Tensor, velocity: Tensor) -> Tensor:
         velocity.mul_(MOMENTUM).add_(gradient)
         return gradient + MOMENTUM * velocity
+
+
+@functools.cache
+def load_triton(device: torch.device) -> ModuleType | None:
+    """The module `kernels`, compiled and run once on the device; None where that fails.
+
+    Logs one line then; the same formulas run in torch operations, only slower.
+    """
+    try:
+        from dropt_trainer.optim import kernels
+
+        kernels.probe(device)
+    except (ImportError, KernelUnavailable) as error:
+        logger.warning("triton.unavailable", extra={"why": str(error), "backend": "torch"})
+        return None
+    return kernels
