@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0  # make run TORCH=torch TORCH_INDEX="--index-url ..." for
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup run test check format serve bench bench-gpu zoo statistics browser
+.PHONY: setup run test check format serve bench bench-parts bench-gpu zoo statistics browser
 
 setup: $(VENV)/.ok
 
@@ -44,6 +44,12 @@ format: $(VENV)/.test
 # dropt against Optuna + PyTorch by hand, the same work on the same cores; takes a few minutes.
 bench: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/search.py
+
+# Training steps, the dropout op and the service's bookkeeping, each against its peer; 20 minutes.
+bench-parts: $(VENV)/.test
+	$(BIN)/python -m tests.benchmarks.step
+	$(BIN)/python -m tests.benchmarks.op
+	$(BIN)/python -m tests.benchmarks.bookkeeping
 
 # The checks and benchmarks that need a GPU; says so when there is none.
 bench-gpu: $(VENV)/.test

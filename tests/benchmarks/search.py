@@ -9,8 +9,8 @@ a journal file, one thread each (more threads slow such a small network down). d
 service with one worker per core over HTTP, on SQLite, from the submission of the job to the end of
 its search, inspection and probe included. Imports and starting of processes count for neither.
 
-    python tests/benchmarks/search.py [--arms with|both] [--trials 64] [--repeats 3] [--cores 2]
-                                      [--json FILE]
+    python tests/benchmarks/search.py [--arms with|both] [--trials 64] [--batch-size 32]
+                                      [--repeats 3] [--cores 2] [--json FILE]
 
 Without `--arms` it does both, the job first. The last line is `ratio search ...`: the faster of
 the two ways by hand over dropt, median; by default for the one study of 64 trials.
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,32 @@ from dropt_trainer.worker.sources import split_of
 
 ARMS = {"both": ("without", "with"), "with": ("with",)}
 DATASET, HIDDEN = "digits", (128, 64)
-EPOCHS, RUNG, FACTOR, BATCH = 27, 9, 3, 64
+EPOCHS, RUNG, FACTOR = 27, 9, 3
 LR, WEIGHT_DECAY = (3e-4, 3e-2), (1e-6, 1e-1)
 # (low, step, points, codes below low that mean 0) of dropt's space: input, then hidden sites
 RATES = ((0.05, 0.05, 6, 3), (0.05, 0.05, 14, 6), (0.05, 0.05, 14, 6))
 
 
 Arms = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all sides do.
+
+    Attributes:
+        arms: one study each.
+        n_trials: of each study.
+        batch_size: of each training step.
+    """
+
+    arms: Arms
+    n_trials: int
+    batch_size: int
+
+    def n_steps(self, n_epochs: int) -> int:
+        """Training steps of so many epochs."""
+        return n_epochs * -(-len(digits().parts["train"].y) // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -105,7 +124,7 @@ def suggest_rates(trial: optuna.Trial) -> list[float]:
     ]
 
 
-def objective(trial: optuna.Trial, data: Prepared, arm: str) -> float:
+def objective(trial: optuna.Trial, data: Prepared, arm: str, batch_size: int) -> float:
     """One trial by hand: train, evaluate on validation each epoch, report, prune."""
     rates = suggest_rates(trial) if arm == "with" else [0.0, 0.0, 0.0]
     lr = trial.suggest_float("lr", *LR, log=True)
@@ -121,7 +140,7 @@ def objective(trial: optuna.Trial, data: Prepared, arm: str) -> float:
     best = float("inf")
     for epoch in range(1, EPOCHS + 1):
         model.train()
-        for rows in torch.split(torch.randperm(len(y), generator=generator), BATCH):
+        for rows in torch.split(torch.randperm(len(y), generator=generator), batch_size):
             optimizer.zero_grad()
             loss_of(model(x[rows]), y[rows]).backward()
             optimizer.step()
@@ -144,28 +163,34 @@ def make_study(storage: Any, seed: int, arm: str) -> optuna.Study:
     )  # fmt: skip
 
 
-def by_hand(arms: Arms, n_trials: int, seed: int) -> Outcome:
+def by_hand(work: Work, seed: int) -> Outcome:
     """One process."""
     torch.set_num_threads(1)
     data = digits()
-    studies = [make_study(None, seed, arm) for arm in arms]
+    studies = [make_study(None, seed, arm) for arm in work.arms]
     start = time.perf_counter()
-    for study, arm in zip(studies, arms, strict=True):
-        study.optimize(partial(objective, data=data, arm=arm), n_trials=n_trials)
-    return outcome_of(studies, time.perf_counter() - start, data)
+    optimize(studies, work, work.n_trials, data)
+    return outcome_of(studies, time.perf_counter() - start, work)
 
 
-def by_hand_in_processes(arms: Arms, n_trials: int, seed: int, cores: int) -> Outcome:
+def optimize(studies: list[optuna.Study], work: Work, n_trials: int, data: Prepared) -> None:
+    """So many trials of each study, one after the other."""
+    for study, arm in zip(studies, work.arms, strict=True):
+        one = partial(objective, data=data, arm=arm, batch_size=work.batch_size)
+        study.optimize(one, n_trials=n_trials)
+
+
+def by_hand_in_processes(work: Work, seed: int, cores: int) -> Outcome:
     """One process per core on the same studies; they start once all have imported torch."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "journal")
         barrier = context.Barrier(cores + 1)
-        share = -(-n_trials // cores)
+        share = -(-work.n_trials // cores)
         processes = [
             context.Process(
                 target=_optimize,
-                args=(arms, path, seed + core, min(share, n_trials - core * share), barrier),
+                args=(work, path, seed + core, min(share, work.n_trials - core * share), barrier),
             )
             for core in range(cores)
         ]
@@ -177,18 +202,17 @@ def by_hand_in_processes(arms: Arms, n_trials: int, seed: int, cores: int) -> Ou
             process.join()
         seconds = time.perf_counter() - start
         storage = _journal(path)
-        return outcome_of([make_study(storage, seed, arm) for arm in arms], seconds, digits())
+        return outcome_of([make_study(storage, seed, arm) for arm in work.arms], seconds, work)
 
 
-def _optimize(arms: Arms, path: str, seed: int, n_trials: int, barrier: Any) -> None:
+def _optimize(work: Work, path: str, seed: int, n_trials: int, barrier: Any) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
     data = digits()
     storage = _journal(path)
-    studies = [make_study(storage, seed, arm) for arm in arms]
+    studies = [make_study(storage, seed, arm) for arm in work.arms]
     barrier.wait()
-    for study, arm in zip(studies, arms, strict=True):
-        study.optimize(partial(objective, data=data, arm=arm), n_trials=n_trials)
+    optimize(studies, work, n_trials, data)
 
 
 def _journal(path: str) -> Any:
@@ -197,13 +221,12 @@ def _journal(path: str) -> Any:
     return optuna.storages.JournalStorage(JournalFileBackend(path))
 
 
-def outcome_of(studies: list[optuna.Study], seconds: float, data: Prepared) -> Outcome:
+def outcome_of(studies: list[optuna.Study], seconds: float, work: Work) -> Outcome:
     trials = [trial for study in studies for trial in study.trials]
     epochs = sum(len(trial.intermediate_values) for trial in trials)
     pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
-    steps = epochs * -(-len(data.parts["train"].y) // BATCH)
     best = {str(study.study_name): study.best_value for study in studies}
-    return Outcome(seconds, steps, epochs, pruned, best)
+    return Outcome(seconds, work.n_steps(epochs), epochs, pruned, best)
 
 
 class Dropt:
@@ -229,12 +252,12 @@ class Dropt:
             time.sleep(0.1)
         return file.read_text().strip()
 
-    def search(self, arms: Arms, n_trials: int, seed: int) -> Outcome:
+    def search(self, work: Work, seed: int) -> Outcome:
         body = JobCreate.model_validate(
             {
                 "model": {"name": "mlp", "args": {"hidden": list(HIDDEN)}},
                 "dataset": DATASET,
-                "compare": {"arms": list(arms)},
+                "compare": {"arms": list(work.arms)},
                 "evidence": False,
                 "search": {
                     "seed": seed,
@@ -246,8 +269,8 @@ class Dropt:
                         },
                     },
                 },
-                "training": {"epochs": EPOCHS, "batch_size": BATCH},
-                "budget": {"trials": n_trials},
+                "training": {"epochs": EPOCHS, "batch_size": work.batch_size},
+                "budget": {"trials": work.n_trials},
             }
         )  # fmt: skip
         start = time.perf_counter()
@@ -260,8 +283,8 @@ class Dropt:
         by_name = {arm.arm: arm for arm in job.progress.arms}
         best = {name: arm.best_value or math.inf for name, arm in by_name.items()}
         pruned = sum(arm.pruned for arm in by_name.values())
-        steps = job.consumed.epochs * -(-len(digits().parts["train"].y) // BATCH)
-        return Outcome(seconds, steps, job.consumed.epochs, pruned, best)
+        n_epochs = job.consumed.epochs
+        return Outcome(seconds, work.n_steps(n_epochs), n_epochs, pruned, best)
 
     def close(self) -> None:
         self._process.terminate()
@@ -274,22 +297,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arms", choices=sorted(ARMS), default=None)
     parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cores", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])  # of all sides
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(
         f"{platform.processor() or platform.machine()}, {arguments.cores} cores, "
         f"torch {torch.__version__}, optuna {optuna.__version__}, masks in {masks.backend()}; "
         f"mlp {HIDDEN} on {DATASET}, {arguments.trials} trials x {EPOCHS} epochs per study, "
-        f"batch {BATCH}, rung at {RUNG}, 1 in {FACTOR} goes on"
+        f"batch {arguments.batch_size}, rung at {RUNG}, 1 in {FACTOR} goes on"
     )
     found = {}
     for name in [arguments.arms] if arguments.arms else ["both", "with"]:
         print(f"\nstudies: {', '.join(ARMS[name])}")
         with tempfile.NamedTemporaryFile(suffix=".log") as log:
-            found[name] = run(ARMS[name], arguments, Path(log.name))
+            work = Work(ARMS[name], arguments.trials, arguments.batch_size)
+            found[name] = run(work, arguments.repeats, arguments.cores, Path(log.name))
         tell(found[name], arguments.cores)
     if arguments.json is not None:
         rows = {
@@ -299,18 +325,19 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows))
 
 
-def run(arms: Arms, arguments: argparse.Namespace, log: Path) -> dict[str, list[Outcome]]:
+def run(work: Work, repeats: int, cores: int, log: Path) -> dict[str, list[Outcome]]:
     """All sides in turn, after one short search each to warm up."""
-    found: dict[str, list[Outcome]] = {"one process": [], "processes": [], "dropt": []}
-    n_trials, cores = arguments.trials, arguments.cores
+    sides = ["one process", *(["processes"] if cores > 1 else []), "dropt"]
+    found: dict[str, list[Outcome]] = {side: [] for side in sides}
     dropt = Dropt(cores, log)
     try:
-        by_hand(arms, 4, 99)
-        dropt.search(arms, 16, 99)
-        for seed in range(arguments.repeats):
-            found["one process"].append(by_hand(arms, n_trials, seed))
-            found["processes"].append(by_hand_in_processes(arms, n_trials, seed, cores))
-            found["dropt"].append(dropt.search(arms, n_trials, seed))
+        by_hand(replace(work, n_trials=4), 99)
+        dropt.search(replace(work, n_trials=16), 99)
+        for seed in range(repeats):
+            found["one process"].append(by_hand(work, seed))
+            if cores > 1:
+                found["processes"].append(by_hand_in_processes(work, seed, cores))
+            found["dropt"].append(dropt.search(work, seed))
     finally:
         dropt.close()
     return found
@@ -328,10 +355,19 @@ def tell(found: dict[str, list[Outcome]], cores: int) -> None:
             )
     median = {side: statistics.median(o.seconds for o in of) for side, of in found.items()}
     pace = {side: statistics.median(o.steps_per_second for o in of) for side, of in found.items()}
-    peer = min(("one process", "processes"), key=lambda side: median[side])
+    peer = min((side for side in found if side != "dropt"), key=lambda side: median[side])
     print(
         f"the faster way by hand is {peer!r}: {median[peer]:.2f} s against {median['dropt']:.2f} s"
     )
+    for arm in found["dropt"][0].best:
+        spread = {
+            side: [outcome.best[arm] for outcome in of if arm in outcome.best]
+            for side, of in found.items()
+        }
+        print(f"best validation loss of {arm!r}: " + "; ".join(
+            f"{side} {statistics.mean(values):.4f} +- {statistics.stdev(values):.4f}"
+            for side, values in spread.items() if len(values) > 1
+        ))  # fmt: skip
     print(f"ratio steps/s {pace['dropt'] / pace[peer]:.2f}")
     print(f"ratio search {median[peer] / median['dropt']:.2f} ({cores} cores, against {peer})")
 

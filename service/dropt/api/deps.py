@@ -82,7 +82,7 @@ async def _idempotency(
 IdempotencyDep = Annotated[Idempotency | None, Depends(_idempotency)]
 
 
-def refuse_unknown_query(request: Request) -> None:
+async def refuse_unknown_query(request: Request) -> None:
     """A query parameter that a route does not have would be ignored in silence."""
     known = _query_names(request.scope["route"].dependant.query_params)
     errors = [

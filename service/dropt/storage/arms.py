@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Integer, bindparam, func, select
 
 from dropt.spec.ids import JobId
 from dropt.storage.session import Session
@@ -59,8 +59,8 @@ def list_of(session: Session, job_id: str, *, project: str) -> list[ArmRow]:
 
 def issue(session: Session, job_id: str, name: str, k: int, *, project: str) -> bool:
     """Take `k` trials out of the budget; False, and nothing is taken, when fewer are left."""
-    taken = _update(job_id, name, project).where(arm.c.issued + k <= arm.c.target)
-    return _wins(session, taken.values(issued=arm.c.issued + k))
+    of = {"of_job": job_id, "of_arm": name, "of_project": project, "k": k}
+    return session.scalars(_ISSUE, of).one_or_none() is not None
 
 
 def close(session: Session, job_id: str, name: str, *, project: str) -> bool:
@@ -121,3 +121,13 @@ def _update(job_id: str, name: str, project: str) -> sqlalchemy.Update:
 
 def _wins(session: Session, statement: sqlalchemy.Update) -> bool:
     return session.scalars(statement.returning(arm.c.arm)).one_or_none() is not None
+
+
+_ISSUE = (
+    sqlalchemy.update(arm)
+    .where(arm.c.job_id == bindparam("of_job"), arm.c.arm == bindparam("of_arm"))
+    .where(arm.c.project == bindparam("of_project"))
+    .where(arm.c.issued + bindparam("k", type_=Integer) <= arm.c.target)
+    .values(issued=arm.c.issued + bindparam("k", type_=Integer))
+    .returning(arm.c.arm)
+)

@@ -84,17 +84,8 @@ def hold(session: Session, pairs: Collection[tuple[TrialId, int]], *, project: s
     Raises:
         LeaseLost: a trial is not running under that attempt; the error names all such trials.
     """
-    held = (
-        select(trial.c.id, trial.c.attempt)
-        .where(
-            trial.c.id.in_({id for id, _ in pairs}),
-            trial.c.state == "running",
-            trial.c.project == project,
-        )
-        .order_by(trial.c.id)  # one lock order, or two reports deadlock on PostgreSQL
-        .with_for_update()  # no effect on SQLite, where BEGIN IMMEDIATE has the lock
-    )
-    if lost := set(pairs) - {(id, attempt) for id, attempt in session.execute(held)}:
+    wanted = {"ids": [id for id, _ in pairs], "of_project": project}
+    if lost := set(pairs) - {(id, attempt) for id, attempt in session.execute(_HOLD, wanted)}:
         raise LeaseLost(sorted({id for id, _ in lost}))
     logger.debug("report.held", extra={"trials": len(pairs)})
 
@@ -292,3 +283,10 @@ _GIVEN = (
     .where(lease_trial.c.project == bindparam("of_project"))
     .order_by(trial.c.id)
 )  # fmt: skip
+_HOLD = (
+    select(trial.c.id, trial.c.attempt)
+    .where(trial.c.id.in_(bindparam("ids", expanding=True)), trial.c.state == "running")
+    .where(trial.c.project == bindparam("of_project"))
+    .order_by(trial.c.id)  # one lock order, or two reports deadlock on PostgreSQL
+    .with_for_update()  # no effect on SQLite, where BEGIN IMMEDIATE has the lock
+)

@@ -93,16 +93,12 @@ def add_rung(
     decision: Literal["go_on", "stop"],
 ) -> bool:
     """Store what was decided at a rung; False, and nothing changes, when it was decided before."""
-    start = insert_or_ignore(session, rung).values(
-        trial_id=trial_id,
-        epoch=epoch,
-        project=project,
-        job_id=job_id,
-        arm=arm,
-        value=value,
-        decision=decision,
-    )
-    return session.scalars(start.returning(rung.c.trial_id)).one_or_none() is not None
+    row = {
+        "trial_id": trial_id, "epoch": epoch, "project": project, "job_id": job_id, "arm": arm,
+        "value": value, "decision": decision,
+    }  # fmt: skip
+    start = insert_or_ignore(session, rung).returning(rung.c.trial_id)
+    return session.scalars(start, row).one_or_none() is not None
 
 
 def rung_values(

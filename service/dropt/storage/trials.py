@@ -20,10 +20,10 @@ from dropt.storage.trial_rows import TrialRow as TrialRow
 logger = logging.getLogger(__name__)
 
 
-def insert_many(session: Session, trials: Sequence[NewTrial], *, project: str) -> list[TrialRow]:
-    """Store new trials, `waiting`, and return them in the order given."""
+def insert_many(session: Session, trials: Sequence[NewTrial], *, project: str) -> None:
+    """Store new trials, `waiting`."""
     if not trials:
-        return []
+        return
     rows = [
         {
             **{name: getattr(new, name) for name in NewTrial.__dataclass_fields__},
@@ -33,12 +33,7 @@ def insert_many(session: Session, trials: Sequence[NewTrial], *, project: str) -
         }
         for new in trials
     ]
-    start = insert(trial).values(
-        state="waiting", attempt=0, failures=0, losses=0, stop_requested=False,
-        values={}, epoch=0, seconds=0.0, created_at=now_expression(),
-    )  # fmt: skip
-    made = session.execute(start.returning(*trial.c, sort_by_parameter_order=True), rows)
-    return [TrialRow(**row._asdict()) for row in made]
+    session.execute(_NEW, rows)
 
 
 def get(session: Session, trial_id: str, *, project: str) -> TrialRow:
@@ -336,7 +331,8 @@ def _comes_after(
 
 def _is_free() -> ColumnElement[bool]:
     is_expired = lease.c.expires_at < epoch_expression()
-    return or_(trial.c.state == "waiting", and_(trial.c.state == "running", is_expired))
+    is_free = or_(trial.c.state == "waiting", and_(trial.c.state == "running", is_expired))
+    return and_(trial.c.state.in_(("waiting", "running")), is_free)  # the first finds an index
 
 
 def _is_current() -> ColumnElement[bool]:
@@ -430,3 +426,7 @@ _START = (
     .returning(*trial.c)
 )  # fmt: skip
 _GIVE = insert(lease_trial)
+_NEW = insert(trial).values(
+    state="waiting", attempt=0, failures=0, losses=0, stop_requested=False, values={}, epoch=0,
+    seconds=0.0, created_at=now_expression(),
+)  # fmt: skip

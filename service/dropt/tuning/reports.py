@@ -34,7 +34,7 @@ from dropt.tuning.milestones import record_best, record_claims
 from dropt.tuning.rungs import decide_rung, objective_value, rung_values
 from dropt.tuning.score_files import read_scores
 from dropt.tuning.service import Service
-from dropt.tuning.work import assignment
+from dropt.tuning.work import assignment, job_rungs
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,12 @@ class End:
 
 @dataclass(frozen=True)
 class Taken:
-    """A report with what it means: the ends that it brings, and the trials that it names."""
+    """A report with what it means: the ends that it brings, and the trials that it decides."""
 
     report: Report
     body_sha256: str
     ends: Mapping[TrialId, End]
-    rows: Mapping[TrialId, TrialRow]
+    rows: Mapping[TrialId, TrialRow]  # of those that end or are at a rung
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,7 @@ def _take_trials(
     assert lease.job_id is not None  # a lease to train has a job
     with service.database.reading() as session:
         job = jobs.get(session, lease.job_id, project=project)
-        named = {pair[0] for pair in _pairs(report)}
-        rows = trials.get_many(session, named, project=project)
+        rows = trials.get_many(session, _decided(report, job), project=project)
     ends = {
         TrialId(one.trial): end_of(one, rows[TrialId(one.trial)], job) for one in report.finished
     }
@@ -202,6 +201,13 @@ def _take_trials(
         if not is_stored:
             service.forget(job.id)
     return answer
+
+
+def _decided(report: Report, job: JobRow) -> set[TrialId]:
+    """The trials of which more is to be known than that they are held: at a rung, or at an end."""
+    rungs = job_rungs(job)
+    at_rungs = {TrialId(one.trial) for one in report.measurements if one.epoch in rungs}
+    return at_rungs | {TrialId(one.trial) for one in report.finished}
 
 
 def _propose(service: Service, job: JobRow, taken: Taken) -> Proposals:
@@ -257,8 +263,10 @@ def _store(
         _check_sequence(current, report)
         _hold(session, current, report, project=project)
         measurements.add_many(session, report.measurements, project=project)
+        rungs = job_rungs(job)
         for measured in report.measurements:
-            decide_rung(session, job, taken.rows[TrialId(measured.trial)], measured)
+            if measured.epoch in rungs:
+                decide_rung(session, job, taken.rows[TrialId(measured.trial)], measured)
         for finished in report.finished:
             _store_end(session, job, finished, ends[TrialId(finished.trial)])
         record_best(session, job, {id for id, end in ends.items() if end.state == "completed"})

@@ -75,7 +75,9 @@ def add_trials(
     first: int = 0,
 ) -> list[TrialRow]:
     new = [new_trial(job_id, number, arm=arm, phase=phase) for number in range(first, first + n)]
-    return trials.insert_many(session, new, project=project)
+    trials.insert_many(session, new, project=project)
+    stored = trials.get_many(session, [one.id for one in new], project=project)
+    return [stored[one.id] for one in new]
 
 
 def new_trial(

@@ -285,6 +285,18 @@ def test_strip_leaves_the_model_as_it_was(name: str, seed: int | None) -> None:
 
 @everywhere
 @pytest.mark.parametrize("seed", [None, 3])
+def test_several_forwards_may_come_before_one_way_back(name: str, seed: int | None) -> None:
+    model, x, placement = built(name)
+    apply(model, placement, seed=seed)
+    model.train()
+    first, second = model(x), model(x)
+    assert not torch.equal(first, second)  # other masks
+    (first - second).square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@everywhere
+@pytest.mark.parametrize("seed", [None, 3])
 def test_applied_model_trains_pickles_and_copies(name: str, seed: int | None) -> None:
     model, x, placement = built(name)
     apply(model, placement, seed=seed)

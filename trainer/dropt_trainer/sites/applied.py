@@ -58,7 +58,8 @@ class Conductor:
         """A forward pre-hook. The step of the first forward is 0."""
         if not root.training:
             return
-        root.get_buffer(STEP).add_(1)
+        # A new tensor: the way back of an earlier forward still needs the old one.
+        setattr(root, STEP, root.get_buffer(STEP) + 1)
         mode = site_mode(root, vmapped=False)
         mode.__enter__()
         self.entered.append(mode)
