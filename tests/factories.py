@@ -21,7 +21,7 @@ import safetensors.numpy
 from tests.history import Violation, check_job
 
 from dropt.errors import DroptError, LeaseLost
-from dropt.jobs import verbs
+from dropt.jobs import lists, verbs
 from dropt.spec.inspection import Excluded, Inspection, Probe, Role, Site
 from dropt.spec.job import JobCreate, Task
 from dropt.spec.protocol import (
@@ -340,6 +340,11 @@ def score_file(loss: npt.NDArray[np.float64], *, task: Task = "classification") 
 def job_row(service: Service, job_id: str) -> JobRow:
     with service.database.reading() as session:
         return jobs.get(session, job_id, project=PROJECT)
+
+
+def n_jobs(service: Service) -> int:
+    """Jobs of the project, whatever their state."""
+    return len(lists.list_jobs(service, project=PROJECT, limit=99))
 
 
 def verdict_of(service: Service, job_id: str) -> VerdictRead:

@@ -100,7 +100,12 @@ def _carried_out(
         worker = ToyWorker(service, loss=loss)
         job_id = factories.submit(service, budget={"trials": 8}, **fields)
         factories.run_until_done(service, worker)
-        yield Done(service, worker, factories.job_row(service, job_id))
+        job = factories.job_row(service, job_id)
+        yield Done(service, worker, job)
+        assert factories.job_row(service, job_id).revision == job.revision, (
+            "a test changed the job"
+        )
+        assert factories.n_jobs(service) == 1, "a test submitted a job beside it"
 
 
 def _hurry(connection: Any, record: object) -> None:
