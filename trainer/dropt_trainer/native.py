@@ -7,6 +7,7 @@ operations with the same bits (masks) or the same mathematics (optimizers).
 import ctypes
 import functools
 import hashlib
+import importlib
 import logging
 import os
 import platform
@@ -16,6 +17,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the wheel is built without torch
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +88,26 @@ def _load_shipped() -> tuple[Path, ctypes.CDLL] | None:
         return SHIPPED, _declare(ctypes.CDLL(str(SHIPPED)))
     except (OSError, AttributeError):
         return None
+
+
+@functools.cache
+def load_triton(name: str, device: "torch.device") -> ModuleType | None:
+    """A module of Triton kernels, compiled and run once on the device; None where that fails.
+
+    Args:
+        name: of the module; its `probe(device)` raises KernelUnavailable where it does not run.
+        device: that the kernels are for.
+
+    Logs one line then; the same is done in torch operations, only slower.
+    """
+    try:
+        kernels = importlib.import_module(name)
+        kernels.probe(device)
+    except (ImportError, KernelUnavailable) as error:
+        why = {"kernels": name, "why": str(error), "backend": "torch"}
+        logger.warning("triton.unavailable", extra=why)
+        return None
+    return kernels
 
 
 def _load_from_cache() -> tuple[Path, ctypes.CDLL]:

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from dropt.api.scopes import is_open
-from dropt.spec.results import Problem
+from dropt.spec.problem import Problem
 
 VERSION = "3.2.0"  # the event stream will need `itemSchema`
 REF_TEMPLATE = "#/components/schemas/{model}"

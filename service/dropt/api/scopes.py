@@ -44,7 +44,6 @@ _RULES = (
     _Rule.of("GET HEAD", r"/v1/datasets/[^/]*/content", _WORKER | _READ),
     _Rule.of("POST", r"/v1/jobs/preview", _READ),
     _Rule.of("POST", r"/v1/models/[^/]*/inspect", _READ),
-    _Rule.of("GET HEAD", r"/metrics", frozenset({"metrics"})),
     _Rule.of("GET HEAD", r"/version|/openapi\.json|/docs", ANY_KEY),
     _Rule.of("GET HEAD", r".*", _READ),
 )

@@ -26,7 +26,6 @@ class ScopeName(StrEnum):
     read = "jobs:read"
     write = "jobs:write"
     worker = "worker"
-    metrics = "metrics"
     admin = "admin"
 
 

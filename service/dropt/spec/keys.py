@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, Field
 from dropt.spec.ids import ALPHABET
 from dropt.spec.record import Answer, Record, Text
 
-Scope = Literal["jobs:read", "jobs:write", "worker", "metrics", "admin"]
+Scope = Literal["jobs:read", "jobs:write", "worker", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 USER_SCOPES: tuple[Scope, ...] = ("jobs:read", "jobs:write")
 

@@ -383,26 +383,3 @@ class EventRead(Answer):
     trial: str | None = None
     attempt: int | None = None
     data: dict[str, object] = Field(default_factory=dict)
-
-
-class ProblemField(Answer):
-    """One field of a problem."""
-
-    pointer: str
-    code: str
-    message: str
-    received: str | None = None
-    allowed: tuple[str, ...] = ()
-    see: str | None = None
-
-
-class Problem(Answer):
-    """RFC 9457 `application/problem+json`."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str | None = None
-    request_id: str
-    errors: tuple[ProblemField, ...] = ()

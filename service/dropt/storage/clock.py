@@ -8,8 +8,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from dropt.storage.columns import UtcTime
 from dropt.storage.session import Session
-from dropt.storage.tables import UtcTime
 
 
 class now_expression(FunctionElement[datetime]):  # noqa: N801  # reads as the function that it is

@@ -24,8 +24,9 @@ from dropt.spec.results import (
 from dropt.spec.space import Space
 from dropt.spec.webhooks import Notify
 from dropt.storage.clock import now_expression
+from dropt.storage.columns import UtcTime
 from dropt.storage.session import Session
-from dropt.storage.tables import UtcTime, job
+from dropt.storage.tables import job
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from dropt.errors import NotFound
 from dropt.spec.ids import new_id
 from dropt.spec.keys import Scope, digest_of, handle_of
 from dropt.storage.clock import now, now_expression
+from dropt.storage.columns import UtcTime
 from dropt.storage.session import Session
-from dropt.storage.tables import UtcTime, api_key
+from dropt.storage.tables import api_key
 
 KeyState = Literal["live", "revoked", "expired"]
 

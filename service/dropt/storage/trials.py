@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, or_, select, update
 
 from dropt.errors import NotFound
-from dropt.spec.ids import JobId, TrialId
+from dropt.spec.ids import TrialId
 from dropt.spec.results import TrialPhase, TrialState
 from dropt.storage.clock import epoch_expression, now_expression
 from dropt.storage.losses import failures_after, is_spent, is_to_be_alone, losses_after
@@ -78,7 +78,7 @@ def list_of(
     """
     wanted = _fitting(job_id, project, arm=arm, phase=phase, states=states)
     if not with_superseded:
-        wanted.append(_is_current())
+        wanted.append(~trial.c.superseded)
     in_order = (trial.c.number, trial.c.arm, trial.c.phase)
     rows = session.execute(select(trial).where(*wanted).order_by(*in_order))
     return [TrialRow(**row._asdict()) for row in rows]
@@ -115,7 +115,7 @@ def counts(
 ) -> dict[tuple[str, TrialPhase, TrialState], int]:
     """How many trials of a job there are, by arm, phase and state; without superseded ones."""
     kind = (trial.c.arm, trial.c.phase, trial.c.state)
-    wanted = (*_fitting(job_id, project), _is_current())
+    wanted = (*_fitting(job_id, project), ~trial.c.superseded)
     rows = session.execute(select(*kind, func.count()).where(*wanted).group_by(*kind))
     return {(arm, phase, state): n for arm, phase, state, n in rows}
 
@@ -272,35 +272,6 @@ def request_stop(session: Session, ids: Collection[str], *, project: str) -> Non
     )
 
 
-def unmirrored(session: Session, job_id: str, limit: int, *, project: str) -> list[TrialRow]:
-    """At most `limit` search trials whose state Optuna has not been told, by arm and number."""
-    wanted = (
-        *_fitting(job_id, project, phase="search"),
-        trial.c.mirrored.is_distinct_from(trial.c.state),
-    )
-    in_order = (trial.c.arm, trial.c.number)
-    rows = session.execute(select(trial).where(*wanted).order_by(*in_order).limit(limit))
-    return [TrialRow(**row._asdict()) for row in rows]
-
-
-def unmirrored_jobs(session: Session) -> list[tuple[str, JobId]]:
-    """(project, job) of all jobs with a search trial whose state Optuna has not been told."""
-    is_behind = trial.c.mirrored.is_distinct_from(trial.c.state)
-    jobs = select(trial.c.project, trial.c.job_id).where(trial.c.phase == "search", is_behind)
-    return [(project, job_id) for project, job_id in session.execute(jobs.distinct())]
-
-
-def set_mirrored(
-    session: Session, trial_id: str, optuna_id: int, state: TrialState, *, project: str
-) -> None:
-    """Note that Optuna knows the trial under `optuna_id` in this state."""
-    session.execute(
-        update(trial)
-        .where(trial.c.id == trial_id, trial.c.project == project)
-        .values(optuna_id=optuna_id, mirrored=state)
-    )
-
-
 def _fitting(
     job_id: str,
     project: str,
@@ -333,10 +304,6 @@ def _is_free() -> ColumnElement[bool]:
     is_expired = lease.c.expires_at < epoch_expression()
     is_free = or_(trial.c.state == "waiting", and_(trial.c.state == "running", is_expired))
     return and_(trial.c.state.in_(("waiting", "running")), is_free)  # the first finds an index
-
-
-def _is_current() -> ColumnElement[bool]:
-    return ~trial.c.superseded
 
 
 def _running(project: str) -> tuple[ColumnElement[bool], ...]:

@@ -23,8 +23,9 @@ from dropt.spec.ids import JobId, WorkerId, new_id
 from dropt.spec.protocol import DatasetOffer, ModelOffer, Registration
 from dropt.storage import datasets
 from dropt.storage.clock import now, now_expression
+from dropt.storage.columns import UtcTime
 from dropt.storage.session import Session
-from dropt.storage.tables import UtcTime, dataset_offer, model_offer, trial, worker
+from dropt.storage.tables import dataset_offer, model_offer, trial, worker
 
 GONE_AFTER_S = 30.0  # three heartbeats
 

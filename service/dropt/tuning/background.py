@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 
 from dropt.errors import DroptError, NotFound
 from dropt.spec.results import FINAL_JOB_STATES
-from dropt.storage import arms, deletion, jobs, projects, trials
+from dropt.storage import arms, deletion, jobs, mirroring, projects, trials
 from dropt.storage.engine import optuna_url
 from dropt.storage.jobs import JobRow
 from dropt.tuning import studies
@@ -45,7 +45,7 @@ class Background:
     def start(self) -> None:
         """Begin, with what a service before this one may have left: trials, or a last note."""
         with self._service.database.reading() as session:
-            self._behind |= set(trials.unmirrored_jobs(session))
+            self._behind |= set(mirroring.unmirrored_jobs(session))
             for job in jobs.list_page(
                 session, project=projects.DEFAULT, limit=NOTED, state=FINAL_JOB_STATES
             ):
@@ -128,7 +128,7 @@ class Background:
             return 0
         with self._service.database.reading() as session:
             of_job = arms.list_of(session, job.id, project=job.project)
-            rows = trials.unmirrored(session, job.id, BATCH, project=job.project)
+            rows = mirroring.unmirrored(session, job.id, BATCH, project=job.project)
         for arm in (arm for arm in of_job if arm.searched):
             mine = [row for row in rows if row.arm == arm.arm]
             self._mirror_arm(job, arm.arm, arm.study_id, mine)
@@ -150,7 +150,7 @@ class Background:
             with self._service.database.writing() as session:
                 jobs.lock(session, job.id, project=job.project)  # before trials, as everywhere
                 for one in mirrored:
-                    trials.set_mirrored(
+                    mirroring.set_mirrored(
                         session, one.trial, one.optuna_id, one.state, project=job.project
                     )
             logger.debug("tell.mirrored", extra={"job": job.id, "trials": len(mirrored)})

@@ -248,7 +248,6 @@ def test_scopes_are_those_that_were_meant(shared: TestClient) -> None:
         ("GET", "/openapi.json"): set(),
         ("HEAD", "/openapi.json"): set(),
         ("POST", "/v1/workers/{worker}/drain"): {"admin"},
-        ("GET", "/metrics"): {"metrics"},
         ("GET", "/docs"): set(),
     }
     found = {

@@ -183,7 +183,6 @@ ASKED: dict[str, tuple[str, str, int]] = {  # one request for each scope that a 
     "jobs:read": ("GET", "/v1/jobs", 200),
     "jobs:write": ("DELETE", "/v1/jobs/job_1", 404),
     "worker": ("DELETE", "/v1/leases/lea_1", 404),
-    "metrics": ("GET", "/metrics", 404),
     "admin": ("GET", "/v1/keys", 200),
 }
 

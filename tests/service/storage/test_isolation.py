@@ -32,6 +32,7 @@ from dropt.storage import (
     keys,
     leases,
     measurements,
+    mirroring,
     projects,
     trials,
     verdicts,
@@ -48,12 +49,12 @@ FAILURE = InspectionFailure(reason="error", detail="no forward")
 ANSWER = ReportAnswer(sequence=2, expires_in=30.0)
 MODULES = (
     arms, artifacts, clock, datasets, deletion, events, idempotency, inspections, jobs, keys,
-    leases, measurements, projects, trials, verdicts, webhooks, workers,
+    leases, measurements, mirroring, projects, trials, verdicts, webhooks, workers,
 )  # fmt: skip
 WITHOUT_PROJECT = {  # the database as a whole, and what the service does for all projects
     "clock.now", "clock.epoch_now", "keys.any_exist", "keys.end_at", "keys.find",
     "keys.forget_sessions", "projects.ensure", "projects.lock", "jobs.active", "arms.try_lock",
-    "idempotency.forget_old", "trials.unmirrored_jobs", "artifacts.forget_unused",
+    "idempotency.forget_old", "mirroring.unmirrored_jobs", "artifacts.forget_unused",
     "artifacts.is_known", "deletion.discarded_studies", "deletion.forget_study",
     "webhooks.claim_due", "webhooks.is_due",
 }  # fmt: skip
@@ -144,9 +145,9 @@ CALLS: dict[str, Call] = {
     "trials.list_page": lambda s, x: trials.list_page(s, x.job.id, limit=9, **P),
     "trials.request_stop": lambda s, x: trials.request_stop(s, x.ids, **P),
     "trials.requeue": lambda s, x: trials.requeue(s, x.ids, **P),
-    "trials.set_mirrored": lambda s, x: trials.set_mirrored(s, x.ids[0], 1, "failed", **P),
+    "mirroring.set_mirrored": lambda s, x: mirroring.set_mirrored(s, x.ids[0], 1, "failed", **P),
     "trials.supersede": lambda s, x: trials.supersede(s, x.job.id, ["search"], **P),
-    "trials.unmirrored": lambda s, x: trials.unmirrored(s, x.job.id, 9, **P),
+    "mirroring.unmirrored": lambda s, x: mirroring.unmirrored(s, x.job.id, 9, **P),
     "verdicts.list_looks": lambda s, x: verdicts.list_looks(s, x.job.id, **P),
     "webhooks.list_of": lambda s, x: webhooks.list_of(s, x.job.id, **P),
     "webhooks.set_delivered": lambda s, x: webhooks.set_delivered(s, webhook_of(s), **P),

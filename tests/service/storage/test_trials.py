@@ -7,7 +7,7 @@ from tests.service.storage.rows import PROJECT, Scene, add_trials, claim, measur
 
 from dropt.errors import NotFound
 from dropt.spec.space import Dropout
-from dropt.storage import leases, measurements, trials
+from dropt.storage import leases, measurements, mirroring, trials
 from dropt.storage.engine import Database
 from dropt.storage.session import Session
 from dropt.storage.trials import TrialRow
@@ -166,13 +166,13 @@ def test_optuna_is_told_each_state_once(database: Database) -> None:
         scene = set_scene(session)
         add_trials(session, scene.job.id, 1, phase="compare")
         first, *_ = claim(session, scene, limit=1)
-        due = trials.unmirrored(session, scene.job.id, 2, project=PROJECT)
+        due = mirroring.unmirrored(session, scene.job.id, 2, project=PROJECT)
         assert [row.id for row in due] == scene.ids[:2]
-        for row in trials.unmirrored(session, scene.job.id, 9, project=PROJECT):
-            trials.set_mirrored(session, row.id, row.number, row.state, project=PROJECT)
-        assert trials.unmirrored(session, scene.job.id, 9, project=PROJECT) == []
+        for row in mirroring.unmirrored(session, scene.job.id, 9, project=PROJECT):
+            mirroring.set_mirrored(session, row.id, row.number, row.state, project=PROJECT)
+        assert mirroring.unmirrored(session, scene.job.id, 9, project=PROJECT) == []
         trials.finish(session, first.id, 1, project=PROJECT, state="pruned")
-        (due_again,) = trials.unmirrored(session, scene.job.id, 9, project=PROJECT)
+        (due_again,) = mirroring.unmirrored(session, scene.job.id, 9, project=PROJECT)
     assert (due_again.id, due_again.optuna_id, due_again.mirrored) == (first.id, 0, "running")
 
 

@@ -24,7 +24,7 @@ from tests.factories import (
 
 from dropt.jobs import verbs
 from dropt.spec.protocol import Reason, TrialAssignment
-from dropt.storage import tables, trials
+from dropt.storage import mirroring, tables
 from dropt.storage.engine import optuna_url
 from dropt.storage.trials import TrialRow
 from dropt.tuning import phases
@@ -205,7 +205,7 @@ def test_note_that_a_service_did_not_come_to_write_is_written_by_the_next(
 
 def trials_behind(service: Service) -> bool:
     with service.database.reading() as session:
-        return bool(trials.unmirrored_jobs(session))
+        return bool(mirroring.unmirrored_jobs(session))
 
 
 def test_steps_follow_each_other_without_a_tick(

@@ -24,10 +24,11 @@ class Keep(logging.Handler):
 logging.getLogger("dropt_trainer").addHandler(Keep())
 logging.getLogger("dropt_trainer").setLevel(logging.WARNING)
 {before}
-from dropt_trainer.dropout.masks import backend, drop, load_triton, site_key
+from dropt_trainer.dropout.masks import TRITON, backend, drop, site_key
+from dropt_trainer.native import load_triton
 y = [drop(torch.ones(50), torch.tensor(0.4), torch.tensor(5), torch.tensor(t, dtype=torch.int32),
           site=site_key("a:out")).tolist() for t in range(3)]
-kernels = [load_triton(torch.device("cpu")) for _ in range(2)]
+kernels = [load_triton(TRITON, torch.device("cpu")) for _ in range(2)]
 found = {{"backend": backend(), "y": y, "events": records, "triton": kernels}}
 json.dump(found, sys.stdout)
 """

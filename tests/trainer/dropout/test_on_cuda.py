@@ -10,8 +10,9 @@ import torch
 from tests.trainer.dropout.definition import bits, normal, slot
 from torch import Tensor
 
-from dropt_trainer.dropout.masks import bind_drop, drop, load_triton, site_key
+from dropt_trainer.dropout.masks import TRITON, bind_drop, drop, site_key
 from dropt_trainer.dropout.reference import Numbers, Slots, drop_in_torch
+from dropt_trainer.native import load_triton
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from dropt_trainer.dropout import on_cuda
@@ -93,7 +94,7 @@ def test_compiled_for_a_gpu_every_operation_on_floats_is_exactly_rounded() -> No
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_gpu_has_the_masks_of_the_cpu_forward_and_backward(dtype: torch.dtype) -> None:
-    assert load_triton(torch.device("cuda")) is not None
+    assert load_triton(TRITON, torch.device("cuda")) is not None
     x, gradient = normal(64, 129).to(dtype), normal(64, 129, seed=1).to(dtype)
     found = []
     for device in ("cpu", "cuda"):

@@ -10,14 +10,13 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dropt_trainer.dropout.reference import Numbers, Slots, drop_in_torch
-from dropt_trainer.native import KernelUnavailable, load_library
+from dropt_trainer.native import load_library, load_triton
 
 logger = logging.getLogger(__name__)
 
@@ -48,25 +47,12 @@ def mask_seed(trial_seed: int) -> int:
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
+TRITON = "dropt_trainer.dropout.on_cuda"
+
+
 def backend() -> str:
     """What computes masks on this CPU: "c" or, without a compiler, "torch"."""
     return "torch" if load_library() is None else "c"
-
-
-@functools.cache
-def load_triton(device: torch.device) -> ModuleType | None:
-    """The module `on_cuda`, its kernel compiled and run once on the device; None where it fails.
-
-    Logs one line then; masks are the same in torch operations, only slower.
-    """
-    try:
-        from dropt_trainer.dropout import on_cuda
-
-        on_cuda.probe(device)
-    except (ImportError, KernelUnavailable) as error:
-        logger.warning("triton.unavailable", extra={"why": str(error), "backend": "torch"})
-        return None
-    return on_cuda
 
 
 def drop(
@@ -105,7 +91,7 @@ def bind_drop(
     if not all(t.is_contiguous() for t in (y, x, seed, step)):
         return None
     if x.is_cuda:
-        kernels = load_triton(x.device)
+        kernels = load_triton(TRITON, x.device)
         if kernels is None:
             return None
         slots, layout = Slots(rate, seed, step), Numbers(*numbers)
@@ -173,7 +159,7 @@ def _drop_in_c(kernel: Callable[..., int], x: Tensor, slots: Slots, numbers: Num
 
 
 def _drop_on_cuda(x: Tensor, slots: Slots, numbers: Numbers) -> Tensor:
-    kernels = load_triton(x.device)
+    kernels = load_triton(TRITON, x.device)
     run = drop_in_torch if kernels is None else kernels.drop_in_triton
     result: Tensor = run(x, slots, numbers)
     return result

@@ -17,18 +17,18 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dropt_trainer.native import KernelUnavailable, load_library
+from dropt_trainer.native import load_library, load_triton
 
 logger = logging.getLogger(__name__)
 
 Family = Literal["adamw", "sgd"]
 
+TRITON = "dropt_trainer.optim.kernels"
 BETA1, BETA2, EPS, MOMENTUM = 0.9, 0.999, 1e-8, 0.9
 N_MOMENTS = {"adamw": 2, "sgd": 1}
 
@@ -104,7 +104,7 @@ class Optimizer:
 
     def _bind_triton(self) -> Callable[[int], None] | None:
         """The Triton kernels on these rows; None where there is no Triton."""
-        kernels = load_triton(self.weight.device)
+        kernels = load_triton(TRITON, self.weight.device)
         if kernels is None:
             return None
         step: Callable[[int], None] = functools.partial(
@@ -145,19 +145,3 @@ class Optimizer:
     def _sgd(self, gradient: Tensor, velocity: Tensor) -> Tensor:
         velocity.mul_(MOMENTUM).add_(gradient)
         return gradient + MOMENTUM * velocity
-
-
-@functools.cache
-def load_triton(device: torch.device) -> ModuleType | None:
-    """The module `kernels`, compiled and run once on the device; None where that fails.
-
-    Logs one line then; the same formulas run in torch operations, only slower.
-    """
-    try:
-        from dropt_trainer.optim import kernels
-
-        kernels.probe(device)
-    except (ImportError, KernelUnavailable) as error:
-        logger.warning("triton.unavailable", extra={"why": str(error), "backend": "torch"})
-        return None
-    return kernels
